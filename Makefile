@@ -1,0 +1,23 @@
+VENV ?= .venv
+PYTHON ?= python3.11
+BENCH = $(VENV)/bin/bench
+
+.PHONY: leaderboard test install lint gpu-check clean
+leaderboard: install  ## set up, run the main job on the embedded suite, print the table
+	$(BENCH) run --objective maskdistill --tasks all
+
+test: install  ## set up, lint, check the import contract, run the tests
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest
+
+install:  ## everything pinned into .venv; does nothing when that is done already
+	@PYTHON=$(PYTHON) bash requirements/install.sh $(VENV)
+
+gpu-check: install  ## the GPU tests and the main job on the first CUDA device
+	$(VENV)/bin/python -m pytest -m gpu
+	$(BENCH) run --objective maskdistill --tasks all --device cuda --runs runs/gpu
+
+clean:  ## remove caches, keep runs and the environment
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

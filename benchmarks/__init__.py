@@ -1,0 +1,1 @@
+"""Suites, data, planning, execution and the ``bench`` command."""

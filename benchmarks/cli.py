@@ -1,0 +1,343 @@
+"""The command ``bench``. Heavy imports happen inside the commands: help and lists answer in under a second."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.errors import RequestError, unknown
+
+app = typer.Typer(
+    help="Benchmark of image pre-training objectives: one backbone, one budget, five downstream tasks.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Build or check a suite's data.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+EXIT_FAILED, EXIT_REQUEST, EXIT_INTERRUPTED = 1, 2, 130
+
+RunsOption = Annotated[Path, typer.Option(help="Folder of backbones and records.")]
+SuiteOption = Annotated[str, typer.Option(help="Suite; see `bench list suites`.")]
+DataRootOption = Annotated[Path | None, typer.Option(help="Folder of the suite's data (embedded: rendered there).")]
+FormatOption = Annotated[str, typer.Option("--format", help="text or json.")]
+
+
+class Listing(StrEnum):
+    """What ``bench list`` lists."""
+
+    objectives = "objectives"
+    tasks = "tasks"
+    suites = "suites"
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _choice(option: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise unknown(f"value of {option}", value, known)
+    return value
+
+
+@app.command()
+def run(
+    objective: Annotated[str, typer.Option(help="Objectives, separated by commas, or `all`.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas, or `all`.")] = "all",
+    suite: SuiteOption = "embedded",
+    protocol: Annotated[str, typer.Option(help="frozen, finetune, or both; default: the suite's.")] = "",
+    budget: Annotated[str, typer.Option(help="Pre-training budget of the suite: default, long, …")] = "default",
+    seeds: Annotated[int | None, typer.Option(help="Run seeds 0 … N-1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Run just this seed.")] = None,
+    runs: RunsOption = Path("runs"),
+    data_root: DataRootOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
+    cfg_options: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value, may be repeated: objective.loss.type=L1, optimiser.lr=1e-3, "
+                     "suite.kwargs.depth=4, task.pose.epochs=5."),
+    ] = None,
+    overwrite: Annotated[str, typer.Option(help="only-missing, always or never.")] = "only-missing",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    output_format: Annotated[str, typer.Option("--format", help="terminal, md, csv, json, html or tex.")] = "terminal",
+) -> None:
+    """Train the objectives' backbones, score them on the tasks, print the table."""
+    from benchmarks.data import data_root as find_data
+    from benchmarks.execute import Execution
+    from benchmarks.plan import OVERWRITE, Request, plan
+    from benchmarks.progress import Reporter
+
+    if seeds is not None and seed is not None:
+        raise RequestError("--seeds N means seeds 0 to N-1, --seed K just that one: give one of them")
+    if seeds is not None and seeds < 1:
+        raise RequestError(f"--seeds {seeds}: at least 1")
+    if seed is not None and seed < 0:
+        raise RequestError(f"--seed {seed}: a whole number from 0 on")
+    wanted = tuple(range(seeds)) if seeds is not None else (seed or 0,)
+    _choice("--overwrite", overwrite, OVERWRITE)
+    _choice("--format", output_format, FORMATS)
+    request = Request(_names(objective), _names(tasks), suite, _names(protocol), budget, wanted, cfg_options or [])
+    cells = plan(request)
+    reporter = Reporter()
+    if dry_run and cells[0].pretraining.suite.rendered:
+        _show_plan(reporter, cells, [], known=False)
+        return
+    _writable(runs)
+    with reporter:
+        reporter.begin("data")
+        root = find_data(cells[0].pretraining.suite, data_root, runs, reporter.report)
+        execution = Execution(runs, root, device, overwrite, reporter)
+        todo, done = execution.split(cells)
+        _show_plan(reporter, todo, done)
+        if dry_run:
+            return
+        if todo:
+            execution.check(todo)
+            execution.run(todo)
+    failed = _print_table(runs, cells, output_format)
+    if failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+FORMATS = ("terminal", "md", "csv", "json", "html", "tex")
+
+
+def _show_plan(reporter, todo: list, done: list, known: bool = True) -> None:
+    backbones = {cell.pretraining.folder: cell.pretraining for cell in todo}
+    for pretraining in backbones.values():
+        mine = [cell for cell in todo if cell.pretraining.folder == pretraining.folder]
+        images = f"{pretraining.images_seen:,} pictures" if pretraining.recipe.trains else "no pre-training"
+        scored = ", ".join(f"{cell.task.name}.{cell.protocol}" for cell in mine)
+        reporter.say(f"plan: {pretraining.label} seed {pretraining.seed} ({images}) -> {scored}")
+    word = f"{len(todo)} cells to run, {len(done)} finished already" if known else f"{len(todo)} cells"
+    reporter.say(f"plan: {len(backbones)} backbones, {word}")
+
+
+def _print_table(runs: Path, cells: list, output_format: str) -> bool:
+    """Print the table of the request's cells; True where one of them has no number."""
+    from leaderboard.records import read_records
+    from leaderboard.table import build
+
+    folders = [runs / cell.folder for cell in cells]
+    records, invalid = read_records(folders)
+    table = build(records, invalid, suite=cells[0].pretraining.suite.name)
+    _emit(table, output_format, None)
+    return bool(invalid) or len(records) < len(cells) or any(r.status != "ok" for r in records)
+
+
+def _emit(table, output_format: str, output: Path | None) -> None:
+    from leaderboard.render import print_terminal, render
+
+    if output_format == "terminal" and output is None:
+        from rich.console import Console
+
+        print_terminal(table, Console(highlight=False, width=None if sys.stdout.isatty() else 200))
+        return
+    text = render(table, "md" if output_format == "terminal" else output_format)
+    if output is None:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        return
+    from leaderboard.render import write_text
+
+    write_text(output, text)
+
+
+def _writable(runs: Path) -> None:
+    """Fail before any work where the runs folder cannot be written."""
+    probe = runs / f".write-test.{os.getpid()}"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise RequestError(f"--runs {runs}: cannot write there ({error.strerror}); name another folder") from error
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[Listing, typer.Argument(help="What to list.")], output_format: FormatOption = "text"
+) -> None:
+    """List objectives, tasks or suites."""
+    from tabulate import tabulate
+
+    _choice("--format", output_format, ("text", "json"))
+    if what is Listing.objectives:
+        from objectives.recipe import SLOTS, recipes
+
+        rows = [
+            {"name": r.name, "paper": r.paper, "summary": r.summary,
+             **({slot: dict(getattr(r, slot)) for slot in SLOTS} if output_format == "json"
+                else {"slots": " · ".join(str(getattr(r, slot)["type"]) for slot in SLOTS)})}
+            for r in sorted(recipes().values(), key=lambda r: r.name)
+        ]
+    elif what is Listing.tasks:
+        from downstream.task import TASKS
+
+        rows = [
+            {"name": t.name, "metric": f"{t.metrics[0].name} {'↑' if t.metrics[0].higher_is_better else '↓'}",
+             "protocols": ", ".join(t.protocols), "version": t.version, "summary": t.summary}
+            for t in TASKS.values()
+        ]
+    else:
+        from benchmarks.suite import suites
+
+        rows = [
+            {"name": s.name, "backbone": s.model, "budgets": ", ".join(f"{k} {v:,}" for k, v in s.budgets.items()),
+             "summary": s.summary}
+            for s in suites().values()
+        ]
+    sys.stdout.write((json.dumps(rows, indent=1) if output_format == "json"
+                      else tabulate(rows, headers="keys", tablefmt="simple")) + "\n")
+
+
+@app.command()
+def leaderboard(
+    runs: Annotated[list[Path] | None, typer.Option(help="Folders of records; may be repeated.")] = None,
+    suite: Annotated[str, typer.Option(help="Suite to show.")] = "embedded",
+    output_format: Annotated[str, typer.Option("--format", help="terminal, md, html, csv, tex or json.")] = "terminal",
+    output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
+) -> None:
+    """Print the table of a suite from records."""
+    from leaderboard.records import read_records
+    from leaderboard.table import build
+
+    _choice("--format", output_format, FORMATS)
+    folders = runs or [Path("runs")]
+    for folder in folders:
+        if not folder.is_dir():
+            raise RequestError(f"--runs {folder}: no such folder")
+    records, invalid = read_records(folders)
+    mine = [record for record in records if record.suite == suite]
+    if not mine and records:
+        raise unknown("records of suite", suite, {record.suite for record in records})
+    _emit(build(mine, invalid, suite=suite), output_format, output)
+
+
+@app.command()
+def visualize(
+    suite: SuiteOption = "embedded",
+    objective: Annotated[str, typer.Option(help="Show what these objectives' students see and predict.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the backbone and of the draws.")] = 0,
+    runs: RunsOption = Path("runs"),
+    data_root: DataRootOption = None,
+    budget: Annotated[str, typer.Option(help="Budget of the backbones shown.")] = "default",
+    output: Annotated[Path, typer.Option(help="PNG file, or folder for several objectives.")] = Path("visualize"),
+) -> None:
+    """Write contact sheets: the suite's pictures with their ground truth, or an objective at work."""
+    from benchmarks import suite as suites
+    from benchmarks import visualize as sheets
+    from benchmarks.data import data_root as find_data
+    from benchmarks.progress import Reporter
+
+    chosen = suites.get(suite)
+    _writable(runs)
+    with Reporter() as reporter:
+        reporter.begin("data")
+        root = find_data(chosen, data_root, runs, reporter.report)
+        if objective:
+            paths = sheets.objectives(_names(objective), chosen, root, runs, seed, budget, output, reporter)
+        else:
+            paths = [sheets.data(chosen, root, output)]
+    for path in paths:
+        print(path)
+
+
+@data_app.command()
+def prepare(
+    suite: SuiteOption = "embedded", runs: RunsOption = Path("runs"), data_root: DataRootOption = None
+) -> None:
+    """Render a suite's scenes (embedded), or say where its real pictures come from."""
+    from benchmarks import suite as suites
+    from benchmarks.data import data_root as find_data
+    from benchmarks.progress import Reporter
+
+    chosen = suites.get(suite)
+    if not chosen.rendered:
+        lines = "; ".join(f"{name}: {source}" for name, source in chosen.sources.items())
+        raise RequestError(f"suite {suite!r} has real pictures, which you have to get yourself: {lines}")
+    _writable(runs)
+    with Reporter() as reporter:
+        reporter.begin("data")
+        print(find_data(chosen, data_root, runs, reporter.report))
+
+
+@data_app.command()
+def verify(
+    suite: SuiteOption = "embedded", runs: RunsOption = Path("runs"), data_root: DataRootOption = None,
+    output_format: FormatOption = "text",
+) -> None:
+    """Say of each data set whether it is found, what is missing and where to get it."""
+    from tabulate import tabulate
+
+    from benchmarks import suite as suites
+    from benchmarks.data import cache_folder
+    from benchmarks.data import verify as look
+
+    chosen = suites.get(suite)
+    root = data_root or (cache_folder(runs) / "scenes" if chosen.rendered else None)
+    if root is None:
+        raise RequestError(f"suite {suite!r} reads real pictures: name their folder by --data-root DIR")
+    found = look(chosen, root)
+    rows = [{"name": f.name, "found": not f.missing, "files": f.files, "path": str(f.path),
+             "missing": list(f.missing), "source": f.source} for f in found]
+    if output_format == "json":
+        print(json.dumps(rows, indent=1))
+    else:
+        words = {True: "yes", False: "no"}
+        shown = [{**row, "found": words[row["found"]], "missing": "\n".join(row["missing"])} for row in rows]
+        print(tabulate(shown, headers="keys", tablefmt="simple"))
+    if any(f.missing for f in found):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, compiled operators, devices and folders; exit 1 with the mend when something is wrong."""
+    from benchmarks.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.name}: {finding.text}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def main() -> None:
+    """Entry point: errors become one line on stderr and an exit code."""
+    import click
+
+    from leaderboard.records import RecordError
+    from objectives.recipe import ObjectiveError
+
+    warnings.filterwarnings("ignore")  # optional parts that OpenMMLab's packages miss are no news to a user
+    try:
+        code = app(standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+    except click.exceptions.Abort:
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except click.ClickException as error:
+        print(f"bench: {error.format_message()}", file=sys.stderr)
+    except (RequestError, RecordError, ObjectiveError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        print(f"bench: {error.filename}: {error.strerror}; free space or name another folder", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("bench: interrupted; finished cells are kept, the same command goes on", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    raise SystemExit(EXIT_REQUEST)
+
+
+if __name__ == "__main__":
+    main()

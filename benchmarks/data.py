@@ -1,0 +1,172 @@
+"""Data: where a suite's pictures lie, whether they are whole, and the pre-training pictures in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.errors import RequestError
+from benchmarks.plan import digest
+from benchmarks.suite import Suite, absolute
+
+if TYPE_CHECKING:
+    from objectives.pretrain import Pictures
+
+Progress = Callable[[str, int, int], None]
+PICTURE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+
+
+class DataError(RuntimeError):
+    """Data are missing or damaged; the message is one line naming the file and the mend."""
+
+
+def data_root(suite: Suite, given: Path | None, runs: Path, progress: Progress) -> Path:
+    """The folder that a suite's relative paths start from; renders the scenes first where they are missing.
+
+    Raises:
+        RequestError: no such folder, or a suite of real pictures without ``--data-root``.
+    """
+    if suite.rendered:
+        from benchmarks.scenes import SceneError, SceneSpec, prepare
+
+        spec = SceneSpec()
+        root = given or cache_folder(runs) / "scenes"
+        try:
+            prepare(root, spec, progress)
+        except SceneError as error:
+            raise RequestError(str(error)) from error
+        return root
+    if given is None:
+        raise RequestError(f"suite {suite.name!r} reads real pictures: name their folder by --data-root DIR")
+    if not given.is_dir():
+        raise RequestError(f"--data-root {given}: no such folder")
+    return given
+
+
+def cache_folder(runs: Path) -> Path:
+    """What can be made again (scenes, teacher targets): ``$BENCH_CACHE``, or ``<runs>/cache``."""
+    return Path(os.environ.get("BENCH_CACHE") or runs / "cache")
+
+
+def section(suite: Suite, task: str, root: Path) -> dict[str, Any]:
+    """A task's data section with absolute paths."""
+    return absolute(suite.data[task], root)
+
+
+def fingerprint(section: Mapping[str, Any]) -> str:
+    """sha256 over a data section's names and the name and size of every file under its root.
+
+    Contents are not read: a data set of a million pictures must not cost minutes at each start. A picture replaced
+    by another of equal size goes unnoticed.
+    """
+    root = Path(section["root"])
+    hashed = hashlib.sha256(digest({k: v for k, v in section.items() if k != "root"}).encode())
+    for name, size in _files(root, root):
+        hashed.update(f"{name}\0{size}\0".encode())
+    return hashed.hexdigest()
+
+
+def _files(folder: Path, root: Path) -> Iterator[tuple[str, int]]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files(Path(entry.path), root)
+        else:
+            yield os.path.relpath(entry.path, root), entry.stat().st_size
+
+
+@dataclass(frozen=True)
+class Found:
+    """What :func:`verify` says of one data section."""
+
+    name: str
+    path: Path
+    missing: tuple[str, ...]
+    files: int
+    source: str
+
+
+def verify(suite: Suite, root: Path) -> list[Found]:
+    """Look for the parts that each section of a suite names; nothing is read but folders and lists."""
+    sections = {"pre-training": suite.pictures, **suite.data}
+    return [_verify(name, absolute(part, root), suite.sources.get(name, "")) for name, part in sections.items()]
+
+
+def _verify(name: str, part: Mapping[str, Any], source: str) -> Found:
+    root = Path(part["root"])
+    wanted = [root]
+    for key, value in part.items():
+        if key in ("train", "val", "test") and "layout" not in part:
+            wanted.append(root / "images" / value if (root / "images").is_dir() else root / value)
+        elif key.endswith(("_list", "_annotations", "_images")) or key in ("train", "test"):
+            wanted.append(root / value)
+    missing = tuple(str(path) for path in wanted if not path.exists())
+    return Found(name, root, missing, sum(1 for _ in _files(root, root)) if root.is_dir() else 0, source)
+
+
+def read_picture(path: Path):
+    """A picture as uint8 RGB (H, W, 3).
+
+    Raises:
+        DataError: the file is missing, truncated or no picture.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))  # a truncated file raises here: Pillow's strict default
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; check the data set") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as a picture ({error}); replace it") from error
+
+
+def load_pictures(suite: Suite, root: Path, progress: Progress) -> Pictures:
+    """The pre-training pictures at the suite's size, the classes being the folder names in order.
+
+    A picture is cut to its central square and shrunk by area average.
+
+    Raises:
+        DataError: the folder is missing or empty, or a picture is damaged.
+    """
+    import cv2
+    import numpy as np
+    import torch
+
+    from objectives.pretrain import Pictures
+
+    part = absolute(suite.pictures, root)
+    folder = Path(part["root"]) / part["train"]
+    if not folder.is_dir():
+        raise DataError(f"pre-training pictures: no folder {folder}")
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    files = [
+        (path, label) for label, name in enumerate(classes)
+        for path in sorted((folder / name).rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES
+    ]
+    if not files:
+        raise DataError(f"pre-training pictures: no picture in the folders of {folder}")
+    size = suite.input_size
+    images = np.empty((len(files), size, size, 3), dtype=np.uint8)
+    for i, (path, _) in enumerate(files):
+        picture = read_picture(path)
+        height, width = picture.shape[:2]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        square = picture[top : top + side, left : left + side]
+        method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+        images[i] = square if side == size else cv2.resize(square, (size, size), interpolation=method)
+        if (i + 1) % 500 == 0 or i + 1 == len(files):
+            progress("pictures", i + 1, len(files))
+    return Pictures(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        labels=torch.tensor([label for _, label in files]), classes=tuple(classes), fingerprint=fingerprint(part),
+    )

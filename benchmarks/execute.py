@@ -1,0 +1,306 @@
+"""Execution: train what is missing, score it, write one record a cell; a failure costs its own cells only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import data as data_module
+from benchmarks.data import DataError
+from benchmarks.environment import environment
+from benchmarks.errors import RequestError
+from benchmarks.plan import Cell, Pretraining
+from benchmarks.progress import Reporter
+from leaderboard.records import InvalidRecord, Record, read_record, write_record
+
+if TYPE_CHECKING:
+    from downstream.task import Outcome
+    from objectives.pretrain import Pictures, PretrainJob
+
+
+@dataclass
+class Execution:
+    """One call of ``bench run``: where things lie, and what has been looked up so far."""
+
+    runs: Path
+    root: Path
+    device: str = "auto"
+    overwrite: str = "only-missing"
+    reporter: Reporter = field(default_factory=Reporter)
+    _pictures: dict[str, Pictures] = field(default_factory=dict)
+    _fingerprints: dict[str, str] = field(default_factory=dict)
+
+    # --- what is there already ----------------------------------------------------------------------------------------
+
+    def pictures_fingerprint(self, pretraining: Pretraining) -> str:
+        suite = pretraining.suite
+        return self._fingerprint("pictures", data_module.absolute(suite.pictures, self.root))
+
+    def task_fingerprint(self, cell: Cell) -> str:
+        return self._fingerprint(cell.task.name, data_module.section(cell.pretraining.suite, cell.task.name, self.root))
+
+    def _fingerprint(self, name: str, section: dict[str, Any]) -> str:
+        if name not in self._fingerprints:
+            self._fingerprints[name] = data_module.fingerprint(section)
+        return self._fingerprints[name]
+
+    def backbone(self, pretraining: Pretraining) -> Path | None:
+        """The folder of a finished backbone with these settings, seed and data; None where it has to be trained."""
+        folder = self.runs / pretraining.folder / "pretrain"
+        try:
+            about = json.loads((folder / "backbone.json").read_text())
+        except (OSError, ValueError):
+            return None
+        wanted = pretraining.fingerprint(self.pictures_fingerprint(pretraining))
+        return folder if about.get("fingerprint") == wanted and (folder / "backbone.safetensors").is_file() else None
+
+    def finished(self, cell: Cell) -> Record | None:
+        """The cell's record where it is valid, ok and of the same fingerprint."""
+        folder = self.backbone(cell.pretraining)
+        path = self.runs / cell.folder / "result.json"
+        if folder is None or not path.is_file():
+            return None
+        try:
+            record = read_record(path)
+        except InvalidRecord:
+            return None
+        same = record.fingerprints.get("cell") == cell.fingerprint(sha256(folder), self.task_fingerprint(cell))
+        return record if same and record.status == "ok" else None
+
+    def split(self, cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+        """(to run, finished) under the ``overwrite`` word."""
+        if self.overwrite == "always":
+            return list(cells), []
+        finished = [cell for cell in cells if self.finished(cell) is not None]
+        if self.overwrite == "never":  # whatever has a record keeps it, even a failed or outdated one
+            finished = [cell for cell in cells if (self.runs / cell.folder / "result.json").is_file()]
+        return [cell for cell in cells if cell not in finished], finished
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Build every objective that has to be trained, so that a request that makes no sense is refused at once.
+
+        Raises:
+            RequestError: slots that do not fit each other or the backbone, or a teacher without weights.
+        """
+        from objectives.objective import Objective
+        from objectives.recipe import ObjectiveError
+
+        seen = {cell.pretraining.label: cell.pretraining for cell in cells}
+        for pretraining in seen.values():
+            suite = pretraining.suite
+            if self.backbone(pretraining) is not None:
+                continue
+            try:
+                Objective(
+                    pretraining.slots, suite.model, suite.kwargs, suite.input_size, pretraining.crop,
+                    suite.fixed_crop, pretraining.optimiser.drop_path, 2, suite.decoder,
+                )
+            except ObjectiveError as error:
+                raise RequestError(f"{pretraining.recipe.name}: {error}") from error
+
+    def run(self, cells: Sequence[Cell]) -> list[Record]:
+        """Run the cells, a backbone at a time, and return their records (failed and skipped ones too)."""
+        device = resolve_device(self.device)
+        set_threads()
+        records = []
+        for pretraining, group in groupby(cells, key=lambda cell: cell.pretraining):
+            own = list(group)
+            try:
+                folder = self._pretrain(pretraining, device)
+            except KeyboardInterrupt:
+                raise
+            except Exception as error:
+                reason = f"pre-training failed: {self._reason(error, self.runs / pretraining.folder / 'pretrain')}"
+                records += [self._record(cell, "failed", reason, None, device, time.time()) for cell in own]
+                continue
+            records += [self._score(cell, folder, device) for cell in own]
+        return records
+
+    def _pretrain(self, pretraining: Pretraining, device: str) -> Path:
+        folder = self.backbone(pretraining)
+        if folder is not None and self.overwrite != "always":
+            return folder
+        from objectives.pretrain import pretrain
+
+        started = time.time()
+        name = f"{pretraining.label} seed {pretraining.seed}"
+        self.reporter.begin(name)
+        folder = self.runs / pretraining.folder / "pretrain"
+        pictures = self.pictures(pretraining)
+        self._clear_stale(folder, pretraining)
+        pretrain(self.pretrain_job(pretraining, folder, device), pictures)
+        self.reporter.say(f"trained {name} in {time.time() - started:.0f} s")
+        return folder
+
+    def _clear_stale(self, folder: Path, pretraining: Pretraining) -> None:
+        """A checkpoint is resumed only by the settings that wrote it."""
+        wanted = pretraining.fingerprint(self.pictures_fingerprint(pretraining))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "backbone.json").unlink(missing_ok=True)
+        mark = folder / "fingerprint"
+        if not mark.is_file() or mark.read_text() != wanted or self.overwrite == "always":
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+            mark.write_text(wanted)
+
+    def pictures(self, pretraining: Pretraining) -> Pictures:
+        """The pre-training pictures, loaded once per size."""
+        key = f"{pretraining.suite.name} {pretraining.suite.input_size}"
+        if key not in self._pictures:
+            self._pictures[key] = data_module.load_pictures(pretraining.suite, self.root, self.reporter.report)
+        return self._pictures[key]
+
+    def pretrain_job(self, pretraining: Pretraining, folder: Path, device: str) -> PretrainJob:
+        from objectives.pretrain import PretrainJob
+
+        suite = pretraining.suite
+        return PretrainJob(
+            objective=pretraining.recipe.name, slots=pretraining.slots, optimiser=pretraining.optimiser,
+            crop=pretraining.crop, trains=pretraining.recipe.trains, model=suite.model, kwargs=suite.kwargs,
+            input_size=suite.input_size, images_seen=pretraining.images_seen, batch_size=suite.batch_size,
+            fixed_crop=suite.fixed_crop, decoder=suite.decoder, suite=suite.name, seed=pretraining.seed,
+            device=device, folder=folder, cache=data_module.cache_folder(self.runs),
+            about={"fingerprint": pretraining.fingerprint(self.pictures_fingerprint(pretraining)),
+                   "config": pretraining.config(), "environment": environment(device)},
+            progress=self.reporter.report,
+        )
+
+    def _score(self, cell: Cell, backbone: Path, device: str) -> Record:
+        from downstream.task import Job, MissingData, evaluate
+
+        self.reporter.begin(cell.name)
+        folder = self.runs / cell.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.time()
+        section = data_module.section(cell.pretraining.suite, cell.task.name, self.root)
+        job = Job(
+            backbone=backbone, task=cell.task.name, protocol=cell.protocol, data=section, settings=cell.settings,
+            seed=cell.pretraining.seed, device=device, work_dir=folder, progress=self.reporter.report,
+        )
+        try:
+            outcome = evaluate(job)
+        except KeyboardInterrupt:
+            raise
+        except MissingData as error:
+            return self._record(cell, "skipped", str(error), None, device, started)
+        except Exception as error:
+            return self._record(cell, "failed", self._reason(error, folder), None, device, started)
+        return self._record(cell, "ok", None, outcome, device, started, backbone)
+
+    def _reason(self, error: Exception, folder: Path) -> str:
+        """One line for the record; the traceback of an unforeseen error goes to a file beside it."""
+        from downstream.task import TaskError
+        from objectives.recipe import ObjectiveError
+
+        if isinstance(error, (TaskError, ObjectiveError, DataError)):
+            return str(error)
+        first = str(error).splitlines()[0] if str(error) else ""
+        if isinstance(error, OSError) and error.filename:
+            first = f"{error.strerror}: {error.filename}"
+        folder.mkdir(parents=True, exist_ok=True)
+        trace = folder / "traceback.txt"
+        trace.write_text(traceback.format_exc())
+        return f"{type(error).__name__}: {first[:300]} (traceback in {trace})"
+
+    def _record(
+        self, cell: Cell, status: str, reason: str | None, outcome: Outcome | None, device: str, started: float,
+        backbone: Path | None = None,
+    ) -> Record:
+        pretraining = cell.pretraining
+        about = json.loads((backbone / "backbone.json").read_text()) if backbone else {}
+        weights = sha256(backbone) if backbone else None
+        data = self.task_fingerprint(cell)
+        metrics = {}
+        if outcome is not None:
+            for i, metric in enumerate(cell.task.metrics):
+                metrics[metric.name] = {
+                    "value": float(outcome.metrics[metric.name]), "higher_is_better": metric.higher_is_better,
+                    "unit": metric.unit, "main": i == 0, "low": metric.low, "high": metric.high,
+                }
+        seconds = time.time() - started
+        record = Record(
+            suite=pretraining.suite.name, budget=pretraining.budget, objective=pretraining.recipe.name,
+            variant=pretraining.variant, backbone=pretraining.suite.model, task=cell.task.name,
+            task_version=cell.task.version, protocol=cell.protocol, seed=pretraining.seed, status=status,
+            reason=reason, metrics=metrics,
+            cost={
+                "pretrain_images": about.get("images_seen", pretraining.images_seen),
+                "pretrain_seconds": about.get("seconds"), "train_images": outcome.train_images if outcome else None,
+                "seconds": round(seconds, 2), "device": device_name(device), "flops": None,
+                "peak_memory_bytes": peak_memory(),
+            },
+            environment=environment(device),
+            fingerprints={
+                "cell": cell.fingerprint(weights, data) if weights else None,
+                "config": pretraining.fingerprint(self.pictures_fingerprint(pretraining)), "data": data,
+                "backbone": weights,
+            },
+            config=cell.config(), started=_time(started), finished=_time(time.time()),
+            items=outcome.items if outcome and outcome.items else None,
+        )
+        write_record(self.runs / cell.folder, record)
+        main = record.main_metric
+        tail = f"{main[0]} {main[1]['value']:.2f}{main[1]['unit']}" if main else f"{status}: {reason}"
+        self.reporter.say(f"{cell.name}: {tail} ({seconds:.0f} s)")
+        return record
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def sha256(backbone: Path) -> str:
+    """Of a backbone's weights."""
+    return hashlib.sha256((backbone / "backbone.safetensors").read_bytes()).hexdigest()
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` is the first CUDA device, or the CPU.
+
+    Raises:
+        RequestError: a CUDA device is asked for and there is none.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise RequestError(f"--device {device!r}: write auto, cpu or cuda[:N]") from error
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RequestError(f"--device {device}: no CUDA device here; use --device cpu")
+    return device
+
+
+def set_threads() -> None:
+    """As many threads as cores this process may use; more spin against each other."""
+    import torch
+
+    from benchmarks.environment import cores
+
+    torch.set_num_threads(cores())
+
+
+def device_name(device: str) -> str:
+    """The device as a reader knows it."""
+    hardware = environment(device)["hardware"]
+    return hardware.get("accelerator") or f"{hardware['cores']} CPU cores"
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes (Linux counts in KiB, macOS in bytes)."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,230 @@
+"""Planning: from a request to cells, each with the fingerprint of all that decides its number. Light (no torch)."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import suite as suite_registry
+from benchmarks.errors import RequestError, unknown
+from benchmarks.suite import Suite
+from downstream.task import TASKS, TaskInfo
+from objectives import recipe as recipe_registry
+from objectives.recipe import SLOTS, Crop, ObjectiveError, Optimiser, Recipe
+
+OVERWRITE = ("only-missing", "always", "never")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, as typed."""
+
+    objectives: Sequence[str]
+    tasks: Sequence[str]
+    suite: str = "embedded"
+    protocols: Sequence[str] = ()
+    budget: str = "default"
+    seeds: Sequence[int] = (0,)
+    options: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One backbone to train (or to initialise): resolved settings and the folder's name."""
+
+    recipe: Recipe
+    suite: Suite
+    budget: str
+    variant: dict[str, Any]
+    slots: dict[str, dict[str, Any]]
+    optimiser: Optimiser
+    crop: Crop
+    seed: int
+
+    @property
+    def images_seen(self) -> int:
+        return self.suite.budgets[self.budget] if self.recipe.trains else 0
+
+    @property
+    def folder(self) -> Path:
+        """``<suite>/<objective>[@hash]/seed<k>``, relative to the runs folder."""
+        differs = {**self.variant, **({"budget": self.budget} if self.budget != "default" else {})}
+        name = self.recipe.name + (f"@{digest(differs)[:8]}" if differs else "")
+        return Path(self.suite.name) / name / f"seed{self.seed}"
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.recipe.name, *(f"{k}={v}" for k, v in self.variant.items())])
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides the backbone but the data and the seed."""
+        suite = self.suite
+        return {
+            "objective": self.recipe.name, "version": self.recipe.version, "slots": self.slots,
+            "optimiser": asdict(self.optimiser), "crop": asdict(self.crop), "trains": self.recipe.trains,
+            "model": suite.model, "kwargs": dict(suite.kwargs), "input_size": suite.input_size,
+            "batch_size": suite.batch_size, "images_seen": self.images_seen, "fixed_crop": suite.fixed_crop,
+            "decoder": suite.decoder,
+        }
+
+    def fingerprint(self, data_fingerprint: str) -> str:
+        return digest([self.config(), self.seed, data_fingerprint])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number to get: a backbone, a task, a protocol."""
+
+    pretraining: Pretraining
+    task: TaskInfo
+    protocol: str
+
+    @property
+    def folder(self) -> Path:
+        return self.pretraining.folder / f"{self.task.name}.{self.protocol}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.pretraining.label} {self.task.name}.{self.protocol} seed {self.pretraining.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.pretraining.suite.settings[self.task.name][self.protocol])
+
+    def config(self) -> dict[str, Any]:
+        return {"pretraining": self.pretraining.config(), "task": self.task.name, "version": self.task.version,
+                "protocol": self.protocol, "settings": self.settings,
+                "data": dict(self.pretraining.suite.data[self.task.name])}
+
+    def fingerprint(self, backbone: str, data_fingerprint: str) -> str:
+        """Of the cell: its settings, seed, backbone weights and task data."""
+        config = {k: v for k, v in self.config().items() if k not in ("pretraining", "data")}
+        return digest([config, self.pretraining.seed, backbone, data_fingerprint])
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of ``value``, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def plan(request: Request) -> list[Cell]:
+    """The cells of a request, ordered so that each backbone is trained once and then scored on all its tasks.
+
+    Raises:
+        RequestError: an unknown name, option or value; nothing has been touched then.
+    """
+    suite = suite_registry.get(request.suite)
+    if request.budget not in suite.budgets:
+        raise unknown(f"budget of suite {suite.name}", request.budget, suite.budgets)
+    names = sorted(recipe_registry.recipes()) if list(request.objectives) == ["all"] else list(request.objectives)
+    tasks = list(TASKS) if list(request.tasks) == ["all"] else list(request.tasks)
+    protocols = list(request.protocols) or [suite.default_protocol]
+    for task in tasks:
+        if task not in TASKS:
+            raise unknown("task", task, TASKS)
+        if task not in suite.data:
+            raise RequestError(f"suite {suite.name!r} has no data for task {task!r}; it has {', '.join(suite.data)}")
+        for protocol in protocols:
+            if protocol not in suite.settings[task]:
+                raise unknown(f"protocol of task {task} in suite {suite.name}", protocol, suite.settings[task])
+    if not request.seeds or min(request.seeds) < 0:
+        raise RequestError(f"seeds: {list(request.seeds)} must be whole numbers from 0 on, at least one")
+    cells = []
+    for name in dict.fromkeys(names):
+        try:
+            recipe = recipe_registry.get(name)
+        except ObjectiveError as error:
+            raise RequestError(str(error)) from error
+        pretraining = resolve(recipe, suite, request.budget, request.options)
+        for seed in request.seeds:
+            seeded = replace(pretraining, seed=seed)
+            cells += [Cell(seeded, TASKS[t], p) for t in dict.fromkeys(tasks) for p in dict.fromkeys(protocols)]
+    return cells
+
+
+def resolve(recipe: Recipe, suite: Suite, budget: str, options: Sequence[str]) -> Pretraining:
+    """Apply ``--cfg-options`` to a recipe and a suite.
+
+    Keys: ``objective.<slot>.<key>``, ``optimiser.<key>``, ``crop.<key>``, ``suite.<key>`` (``suite.model``,
+    ``suite.kwargs.depth``, ``suite.images_seen``, …) and ``task.<task>.<key>`` (every protocol of the task).
+    """
+    slots, variant = recipe.slots(), {}
+    optimiser, crop = recipe.optimiser, recipe.crop
+    for option in options:
+        key, found, raw = option.partition("=")
+        if not found:
+            raise RequestError(f"--cfg-options {option!r}: write it as key=value")
+        value = parse_value(raw)
+        room, _, rest = key.partition(".")
+        if room == "objective":
+            slot, _, field = rest.partition(".")
+            if slot not in SLOTS:
+                raise unknown("slot", slot, SLOTS)
+            if not field:
+                raise RequestError(f"--cfg-options {key}: name a key of the slot, for example {key}.type")
+            if field == "type" and value != slots[slot].get("type"):
+                slots[slot] = {}  # another part takes other arguments
+            slots[slot][field] = value
+        elif room == "optimiser":
+            optimiser = _replaced(optimiser, rest, value, key)
+        elif room == "crop":
+            crop = _replaced(crop, rest, value, key)
+        elif room == "suite":
+            suite = _suite_option(suite, rest, value, key, budget)
+        elif room == "task":
+            suite = _task_option(suite, rest, value, key)
+        else:
+            raise unknown("option", key, ["objective.", "optimiser.", "crop.", "suite.", "task."])
+        variant[key] = value
+    return Pretraining(recipe, suite, budget, variant, slots, optimiser, crop, seed=0)
+
+
+def parse_value(raw: str) -> Any:
+    """A Python literal where it is one (``3``, ``0.1``, ``True``, ``[1, 2]``, ``None``), else the text itself."""
+    try:
+        return ast.literal_eval(raw)
+    except (ValueError, SyntaxError):
+        return raw
+
+
+def _replaced(settings: Any, field: str, value: Any, key: str) -> Any:
+    known = settings.__dataclass_fields__
+    if field not in known:
+        raise unknown("option", key, [f"{key.split('.')[0]}.{name}" for name in known])
+    return replace(settings, **{field: tuple(value) if isinstance(value, list) else value})
+
+
+_SUITE_OPTIONS = ("model", "input_size", "batch_size", "fixed_crop", "decoder")
+
+
+def _suite_option(suite: Suite, field: str, value: Any, key: str, budget: str) -> Suite:
+    if field.startswith("kwargs."):
+        return replace(suite, kwargs={**suite.kwargs, field.removeprefix("kwargs."): value})
+    if field == "kwargs" and isinstance(value, Mapping):
+        return replace(suite, kwargs=value)
+    if field == "images_seen":
+        if not isinstance(value, int) or value < 1:
+            raise RequestError(f"--cfg-options {key}={value}: a whole number of pictures, at least 1")
+        return replace(suite, budgets={**suite.budgets, budget: value})
+    if field not in _SUITE_OPTIONS:
+        raise unknown("option", key, [f"suite.{n}" for n in (*_SUITE_OPTIONS, "images_seen", "kwargs.")])
+    if field == "model":  # the suite's arguments are the suite's model's; another one starts from its own
+        return replace(suite, model=value, kwargs={"img_size": suite.input_size})
+    if field.endswith("_size") and (not isinstance(value, int) or value < 1):
+        raise RequestError(f"--cfg-options {key}={value}: a whole number, at least 1")
+    return replace(suite, **{field: value})
+
+
+def _task_option(suite: Suite, field: str, value: Any, key: str) -> Suite:
+    task, _, setting = field.partition(".")
+    if task not in suite.settings:
+        raise unknown("task", task, suite.settings)
+    if not setting:
+        raise RequestError(f"--cfg-options {key}: name a setting, for example {key}.epochs")
+    changed = {p: {**settings, setting: value} for p, settings in suite.settings[task].items()}
+    return replace(suite, settings={**suite.settings, task: changed})

@@ -1,0 +1,1 @@
+"""The suites: one file each, holding one ``suite``."""

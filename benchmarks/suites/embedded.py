@@ -1,0 +1,44 @@
+"""Suite ``embedded``: rendered scenes with exact ground truth for all five tasks; minutes on two CPU cores.
+
+    bench run --objective maskdistill --tasks all
+
+The scenes are drawn once (128 px) into the cache folder in the native layouts of ImageNet, ADE20K, COCO, NYUv2 and
+LaSOT, and read by the loaders of the real data sets.
+"""
+
+from benchmarks.suite import Suite
+
+suite = Suite(
+    name="embedded",
+    summary="rendered scenes, small ViT, 64 px: first run, CI, teaching",
+    model="vit_tiny_patch16_224",  # timm's plain ViT class; the sizes below replace the name's
+    kwargs={"img_size": 64, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4},
+    input_size=64,
+    batch_size=64,
+    budgets={"default": 28_800, "long": 72_000},
+    fixed_crop=True,
+    decoder={"width": 96, "depth": 2, "heads": 4},
+    pictures={"root": "imagenet", "train": "train"},
+    data={
+        "classification": {"root": "imagenet", "train": "train", "val": "val"},
+        "segmentation": {"root": "ade", "train": "training", "val": "validation"},
+        "pose": {
+            "root": "coco", "train_images": "train2017", "val_images": "val2017",
+            "train_annotations": "annotations/person_keypoints_train2017.json",
+            "val_annotations": "annotations/person_keypoints_val2017.json",
+        },
+        "depth": {
+            "root": "nyu", "train_list": "filenames/nyudepthv2/train_list.txt",
+            "test_list": "filenames/nyudepthv2/test_list.txt", "max_depth": 12.0, "depth_scale": 1000, "crop": None,
+        },
+        "tracking": {"root": "lasot", "layout": "lasot", "train": "training_set.txt", "test": "testing_set.txt"},
+    },
+    settings={
+        "classification": {"frozen": {"input_size": 64}, "finetune": {"input_size": 64}},
+        "segmentation": {"frozen": {"input_size": 64}, "finetune": {"input_size": 64}},
+        "pose": {"frozen": {"input_size": (64, 64)}, "finetune": {"input_size": (64, 64)}},
+        "depth": {"frozen": {"input_size": 64}, "finetune": {"input_size": 64}},
+        "tracking": {"frozen": {}, "finetune": {}},
+    },
+    rendered=True,
+)

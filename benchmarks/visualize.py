@@ -1,0 +1,127 @@
+"""Contact sheets: a suite's pictures with their ground truth, and an objective at work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw
+
+from benchmarks.errors import RequestError
+from benchmarks.execute import Execution, set_threads
+from benchmarks.plan import Pretraining, resolve
+from benchmarks.progress import Reporter
+from benchmarks.suite import Suite
+from objectives import recipe as recipes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCALE, GAP, ROWS = 2, 4, 8  # screen pixels per picture pixel, gap in pixels, pictures a sheet
+
+
+def data(suite: Suite, root: Path, output: Path) -> Path:
+    """The suite's pictures with class, mask, joints, depth and boxes, read from the files themselves."""
+    if not suite.rendered:
+        raise RequestError(f"suite {suite.name!r}: a sheet of the data is drawn for rendered suites; try --objective")
+    from benchmarks.scenes.sheet import contact_sheet
+
+    path = output if output.suffix == ".png" else output / f"{suite.name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(root).save(path)
+    return path
+
+
+def objectives(
+    names: Sequence[str], suite: Suite, root: Path, runs: Path, seed: int, budget: str, output: Path,
+    reporter: Reporter,
+) -> list[Path]:
+    """One sheet an objective: original, what the student sees, target, prediction."""
+    paths = []
+    for name in names:
+        pretraining = resolve(recipes.get(name), suite, budget, ())
+        if not pretraining.recipe.trains:
+            raise RequestError(f"{name} does not train: there is nothing to show")
+        path = output if output.suffix == ".png" and len(names) == 1 else output / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        objective_sheet(pretraining, root, runs, seed, reporter).save(path)
+        paths.append(path)
+    return paths
+
+
+def objective_sheet(pretraining: Pretraining, root: Path, runs: Path, seed: int, reporter: Reporter) -> Image.Image:
+    """Trains the objective's few missing parts never: an untrained objective is refused."""
+    import torch
+
+    set_threads()
+    execution = Execution(runs, root, reporter=reporter)
+    pictures = execution.pictures(pretraining)
+    folder = runs / pretraining.folder / "pretrain"
+    trained = folder / "objective.safetensors"
+    if not trained.is_file():
+        raise RequestError(
+            f"no trained {pretraining.label} under {runs}; first: bench run --objective {pretraining.recipe.name} "
+            f"--suite {pretraining.suite.name} --budget {pretraining.budget}"
+        )
+    from objectives.pretrain import build, load_objective
+
+    objective = build(execution.pretrain_job(pretraining, folder, "cpu"), pictures)
+    load_objective(objective, trained)
+    objective.eval()
+    objective.begin_step(seed, 0)
+    index = torch.linspace(0, len(pictures.images) - 1, ROWS).long()
+    with torch.no_grad():
+        parts = objective(pictures.images[index], pictures.labels[index], index, mode="tensor")
+        columns = _columns(objective, parts)
+    return _grid(columns)
+
+
+def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Named columns of pictures in [0, 1], each (B, 3, H, W)."""
+    import torch
+
+    from objectives.teacher import unpatchify
+
+    clean = parts["clean"] * objective.std + objective.mean
+    seen = parts["corrupted"] * objective.std + objective.mean
+    patch, grid = objective.geometry.stride, objective.geometry.grid
+    mask = parts["mask"]
+    if mask is not None:
+        where = mask.view(-1, 1, grid, grid).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+        seen = torch.where(where, torch.full_like(seen, 0.5), seen)
+    columns = {"original": clean, "student sees": seen}
+    target, prediction = parts["target"], parts["prediction"]
+    if target.ndim == 3 and target.shape[-1] == patch * patch * 3:
+        raw = objective.teacher(parts["clean"], None)
+        mean, std = (0, 1) if raw.equal(target) else (raw.mean(-1, keepdim=True), raw.std(-1, keepdim=True))
+        for name, tokens in (("target", target), ("prediction", prediction)):
+            columns[name] = unpatchify(tokens * std + mean, patch) * objective.std + objective.mean
+        if mask is not None:
+            columns["completed"] = torch.where(where, columns["prediction"], clean)
+    elif target.ndim == 3:
+        basis = torch.pca_lowrank(target.flatten(0, 1), q=3, center=True, niter=4)[2]
+        centre = target.flatten(0, 1).mean(0)
+        low, high = None, None
+        for name, tokens in (("target (PCA)", target), ("prediction (PCA)", prediction)):
+            colour = (tokens - centre) @ basis
+            if low is None:
+                low, high = colour.flatten(0, 1).quantile(0.02, 0), colour.flatten(0, 1).quantile(0.98, 0)
+            square = ((colour - low) / (high - low)).view(-1, grid, grid, 3).permute(0, 3, 1, 2)
+            columns[name] = square.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    return columns
+
+
+def _grid(columns: dict[str, Tensor]) -> Image.Image:
+    first = next(iter(columns.values()))
+    side = first.shape[-1] * SCALE
+    sheet = Image.new("RGB", (len(columns) * (side + GAP) + GAP, len(first) * (side + GAP) + GAP + 16), "white")
+    draw = ImageDraw.Draw(sheet)
+    for c, (name, pictures) in enumerate(columns.items()):
+        left = GAP + c * (side + GAP)
+        draw.text((left, 2), name, fill="black")
+        for r, picture in enumerate(pictures):
+            array = (picture.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+            tile = Image.fromarray(array).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(tile, (left, 16 + GAP + r * (side + GAP)))
+    return sheet

@@ -1,0 +1,122 @@
+"""What a downstream task is, seen from outside: its names, its metrics, one call that scores a backbone.
+
+Light on purpose (no torch): the command line lists tasks from here in milliseconds. The code of a task lives in the
+module that its entry names and is imported by :func:`evaluate`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)``, for example ``("train", 40, 200)``."""
+
+
+class TaskError(RuntimeError):
+    """A task cannot be scored as asked; the message is one line that names the thing and the mend."""
+
+
+class MissingData(TaskError):
+    """A data set (or a part of it) is not there; its cells are skipped with this reason, not failed."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number a task reports.
+
+    ``low`` and ``high`` bound possible values: a record outside them is shown as invalid, never ranked.
+    """
+
+    name: str
+    higher_is_better: bool
+    unit: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """An entry of the task registry. The first metric is the one that ranks."""
+
+    name: str
+    summary: str
+    version: int  # raised when the number a backbone gets changes; rows of different versions are never ranked together
+    metrics: tuple[Metric, ...]
+    protocols: tuple[str, ...]
+    module: str  # has ``evaluate(job: Job) -> Outcome``
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell to compute: this backbone, on this task, under this protocol."""
+
+    backbone: Path  # folder with backbone.safetensors and backbone.json
+    task: str
+    protocol: str  # frozen | finetune
+    data: dict[str, Any]  # the suite's data section of the task; paths absolute
+    settings: dict[str, Any]  # the suite's settings of the task and protocol: input_size, epochs, batch_size, lr, …
+    seed: int
+    device: str
+    work_dir: Path  # exists; logs and temporary files go here
+    progress: Progress = field(default=lambda stage, done, total: None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found: ``metrics`` by name (all of ``TaskInfo.metrics``), and per-item scores where they exist."""
+
+    metrics: dict[str, float]
+    train_images: int  # images the head (or the whole model) saw in training, repetitions counted
+    items: dict[str, list[float]] = field(default_factory=dict)  # metric name -> one score per test item, in order
+
+
+FROZEN_FINETUNE = ("frozen", "finetune")
+
+TASKS: dict[str, TaskInfo] = {
+    task.name: task
+    for task in (
+        TaskInfo(
+            "classification", "top-1 accuracy of a linear probe or a fine-tuned network (mmpretrain)", 1,
+            (Metric("top1", True, "%", 0, 100), Metric("top5", True, "%", 0, 100)),
+            FROZEN_FINETUNE, "downstream.classification",
+        ),
+        TaskInfo(
+            "segmentation", "mean intersection over union of semantic classes (mmseg)", 1,
+            (Metric("mIoU", True, "%", 0, 100), Metric("aAcc", True, "%", 0, 100), Metric("mAcc", True, "%", 0, 100)),
+            FROZEN_FINETUNE, "downstream.segmentation",
+        ),
+        TaskInfo(
+            "pose", "average precision of key points under OKS (mmpose)", 1,
+            (Metric("AP", True, "%", 0, 100), Metric("AP50", True, "%", 0, 100), Metric("AR", True, "%", 0, 100)),
+            FROZEN_FINETUNE, "downstream.pose",
+        ),
+        TaskInfo(
+            "depth", "metric depth from one picture (mmseg)", 1,
+            (Metric("rmse", False, "m", 0, 1e3), Metric("d1", True, "%", 0, 100), Metric("abs_rel", False, "", 0, 1e3)),
+            FROZEN_FINETUNE, "downstream.depth",
+        ),
+        TaskInfo(
+            "tracking", "single-object tracking, one-pass evaluation (mmdet)", 1,
+            (
+                Metric("SUC", True, "%", 0, 100), Metric("P", True, "%", 0, 100), Metric("NP", True, "%", 0, 100),
+                Metric("AO", True, "%", 0, 100), Metric("SR50", True, "%", 0, 100), Metric("SR75", True, "%", 0, 100),
+            ),
+            FROZEN_FINETUNE, "downstream.tracking",
+        ),
+    )
+}
+
+
+def evaluate(job: Job) -> Outcome:
+    """Train the task's head (or everything) on its train part, score it on its test part.
+
+    Raises:
+        MissingData: the data set is not there.
+        TaskError: anything else a user can mend (weights that do not fit, a truncated picture, …).
+    """
+    module = importlib.import_module(TASKS[job.task].module)
+    return module.evaluate(job)

@@ -1,0 +1,114 @@
+"""Heads H: the student's tokens -> a prediction shaped like the target."""
+
+from __future__ import annotations
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from objectives.recipe import ObjectiveError
+from objectives.registry import HEADS, Geometry
+from objectives.student import sincos_positions
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@HEADS.register_module()
+class NoHead(nn.Module):
+    """For objectives that do not train."""
+
+    def __init__(self, geometry: Geometry, out_width: int) -> None:
+        super().__init__()
+
+
+def _needs_all_tokens(tokens: Tensor, mask: Tensor | None, head: str) -> None:
+    if mask is not None and tokens.shape[1] != mask.shape[1]:
+        raise ObjectiveError(
+            f"objective.head.type={head} predicts a target per token, but the student gives visible tokens only; "
+            "use LightDecoder, or objective.student.type=MaskTokenStudent"
+        )
+
+
+@HEADS.register_module()
+class LinearHead(nn.Module):
+    """One linear layer on every token: (B, L, D) -> (B, L, C)."""
+
+    def __init__(self, geometry: Geometry, out_width: int) -> None:
+        super().__init__()
+        self.predict = _linear(geometry.width, out_width)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        _needs_all_tokens(tokens, mask, "LinearHead")
+        return self.predict(tokens)
+
+
+@HEADS.register_module()
+class PixelShuffleHead(nn.Module):
+    """SimMIM's head, a 1x1 convolution to stride²·3 channels and a pixel shuffle, given back as patches.
+
+    A 1x1 convolution is a linear layer on tokens; the shuffle only reorders, from (channel, row, column) to the
+    target's (row, column, channel).
+    """
+
+    def __init__(self, geometry: Geometry, out_width: int) -> None:
+        super().__init__()
+        self.patch = geometry.stride
+        if out_width != self.patch**2 * 3:
+            raise ObjectiveError("objective.head.type=PixelShuffleHead predicts pixels; this teacher needs LinearHead")
+        self.predict = _linear(geometry.width, out_width)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        _needs_all_tokens(tokens, mask, "PixelShuffleHead")
+        x = self.predict(tokens)
+        return x.unflatten(-1, (3, self.patch, self.patch)).permute(0, 1, 3, 4, 2).flatten(2)
+
+
+@HEADS.register_module()
+class LightDecoder(nn.Module):
+    """MAE's decoder: visible tokens in their places, a mask token elsewhere, positions, a few blocks, linear.
+
+    Args:
+        width, depth, heads: of the paper's decoder; the suite's ``decoder`` replaces them for small backbones.
+    """
+
+    def __init__(self, geometry: Geometry, out_width: int, width: int = 512, depth: int = 8, heads: int = 16) -> None:
+        super().__init__()
+        size = {"width": width, "depth": depth, "heads": heads, **(geometry.decoder or {})}
+        width, heads = size["width"], size["heads"]
+        self.embed = _linear(geometry.width, width)
+        self.mask_token = nn.Parameter(nn.init.normal_(torch.zeros(width), std=0.02))
+        self.register_buffer("positions", sincos_positions(geometry.grid, width), persistent=False)
+        self.blocks = nn.Sequential(*[Block(width, heads, qkv_bias=True) for _ in range(size["depth"])])
+        self.norm = nn.LayerNorm(width)
+        self.predict = _linear(width, out_width)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):  # facebookresearch/mae: Xavier, zero bias
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Visible tokens (B, V, D) and mask (B, L), or all tokens -> (B, L, C)."""
+        x = self.embed(tokens)
+        if mask is not None and tokens.shape[1] != mask.shape[1]:
+            full = self.mask_token.to(x.dtype).expand(*mask.shape, -1).clone()
+            full[~mask] = x.flatten(0, 1)
+            x = full
+        return self.predict(self.norm(self.blocks(x + self.positions)))
+
+
+@HEADS.register_module()
+class ClassifierHead(nn.Module):
+    """Mean of the tokens, one linear layer: (B, L, D) -> (B, classes)."""
+
+    def __init__(self, geometry: Geometry, out_width: int) -> None:
+        super().__init__()
+        self.predict = _linear(geometry.width, out_width)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        return self.predict(tokens.mean(1))

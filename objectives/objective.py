@@ -1,0 +1,116 @@
+"""An objective at work: the six parts of a recipe put together around a backbone, as an mmengine model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+from objectives.recipe import Crop
+from objectives.registry import build
+from objectives.student import create_backbone, geometry_of
+
+
+class Objective(BaseModel):
+    """``loss = L(N(T(x)), H(S(C(x))))``.
+
+    Args:
+        slots: the recipe's six parts, ``{"corruption": {"type": …}, …}``.
+        model, kwargs: the backbone, as timm names it.
+        input_size: side of the student's picture, in pixels.
+        crop: RandomResizedCrop and flip; with ``fixed_crop`` only the flip.
+        drop_path, num_classes, decoder: see ``recipe.Optimiser`` and ``registry.Geometry``.
+
+    Raises:
+        ObjectiveError: the parts do not fit each other or the backbone.
+    """
+
+    def __init__(
+        self, slots: Mapping[str, Mapping[str, Any]], model: str, kwargs: Mapping[str, Any], input_size: int,
+        crop: Crop, fixed_crop: bool = False, drop_path: float = 0.0, num_classes: int = 0,
+        decoder: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        backbone = create_backbone(model, kwargs, drop_path)
+        self.geometry = geometry_of(backbone, input_size, num_classes=num_classes, decoder=decoder)
+        self.corruption = build("corruption", slots["corruption"], geometry=self.geometry)
+        self.student = build("student", slots["student"], backbone=backbone, geometry=self.geometry)
+        self.teacher = build("teacher", slots["teacher"], geometry=self.geometry)
+        self.normalisation = build("normalisation", slots["normalisation"])
+        self.head = build("head", slots["head"], geometry=self.geometry, out_width=self.teacher.width)
+        self.loss = build("loss", slots["loss"])
+        self.crop, self.fixed_crop, self.input_size = crop, fixed_crop, input_size
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
+        self.generator = torch.Generator()
+        self.targets: Tensor | None = None  # (N, 2, L, C): the teacher's targets of all pictures, plain and flipped
+
+    def begin_step(self, seed: int, step: int) -> None:
+        """Every draw of a step depends on (seed, step) alone, so that a resumed run goes on bit-equal."""
+        mixed = (seed * 1_000_003 + step) % (2**63)
+        self.generator.manual_seed(mixed)
+        torch.manual_seed(mixed)  # drop path draws from the global generator
+
+    def augment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (B, 3, S, S) -> normalised crops (B, 3, input_size, input_size) and which were flipped (B,)."""
+        x = images.float().div_(255).sub_(self.mean).div_(self.std)
+        flip = torch.zeros(len(x), dtype=torch.bool)
+        if self.crop.flip:
+            flip = torch.rand(len(x), generator=self.generator) < 0.5
+        on_device = flip.to(x.device)
+        if self.fixed_crop:
+            x = resize(x, self.input_size)
+            return torch.where(on_device.view(-1, 1, 1, 1), x.flip(-1), x), on_device
+        return self._random_resized_crop(x, on_device), on_device
+
+    def _random_resized_crop(self, x: Tensor, flip: Tensor) -> Tensor:
+        """RandomResizedCrop of a batch by one grid_sample: torchvision's distribution, kept inside the picture."""
+        low, high = self.crop.scale
+        draws = torch.rand(len(x), 4, generator=self.generator)
+        area = low + draws[:, 0] * (high - low)
+        log_low, log_high = (torch.log(torch.tensor(r)) for r in self.crop.ratio)
+        ratio = torch.exp(log_low + draws[:, 1] * (log_high - log_low))
+        width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        centre_x, centre_y = (2 * draws[:, 2] - 1) * (1 - width), (2 * draws[:, 3] - 1) * (1 - height)
+        zero = torch.zeros_like(width)
+        theta = torch.stack([width, zero, centre_x, zero, height, centre_y], 1).view(-1, 2, 3).to(x.device)
+        theta[flip, 0, 0] *= -1
+        grid = F.affine_grid(theta, [len(x), 3, self.input_size, self.input_size], align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    def target(self, clean: Tensor, labels: Tensor, index: Tensor, flipped: Tensor) -> Tensor:
+        """N(T(x)), from the cache where the crops are fixed."""
+        with torch.no_grad():
+            if self.targets is not None:
+                raw = self.targets[index.cpu(), flipped.long().cpu()].to(clean.device).float()
+            else:
+                raw = self.teacher(clean, labels)
+            return self.normalisation(raw)
+
+    def forward(  # type: ignore[override]
+        self, images: Tensor, labels: Tensor, index: Tensor, mode: str = "loss"
+    ) -> dict[str, Tensor]:
+        """uint8 pictures (B, 3, S, S), labels (B,) and places in the data (B,) -> ``{"loss": scalar}``.
+
+        ``mode="tensor"`` gives the parts instead: clean and corrupted pictures, mask, target, prediction.
+        """
+        clean, flipped = self.augment(images)
+        corrupted, mask = self.corruption(clean, self.generator)
+        tokens = self.student(corrupted, mask)
+        prediction = self.head(tokens, mask)
+        target = self.target(clean, labels, index, flipped)
+        if mode == "tensor":
+            return {"clean": clean, "corrupted": corrupted, "mask": mask, "target": target, "prediction": prediction}
+        return {"loss": self.loss(prediction, target, mask)}
+
+
+def resize(x: Tensor, size: int) -> Tensor:
+    """(B, 3, S, S) -> (B, 3, size, size), averaging where it shrinks."""
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=True)

@@ -1,0 +1,324 @@
+"""Pre-training: a recipe, a backbone, pictures and a budget -> a backbone folder.
+
+mmengine's Runner drives it; two small hooks add progress and a checkpoint that resumes bit-equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from safetensors.torch import load_file, save_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from objectives.objective import Objective, resize
+from objectives.recipe import Crop, ObjectiveError, Optimiser, scaled_lr
+
+Progress = Callable[[str, int, int], None]
+FORMAT = 1  # of backbone.json
+CHECKPOINT_EVERY = 100  # steps; a kill costs at most these
+TEACHER_BATCH = 64  # fixed, so that cached targets do not depend on who asks for them
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pre-training pictures in memory: uint8 (N, 3, S, S), class labels (N,), and a fingerprint of both."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class PretrainJob:
+    """All that decides a backbone."""
+
+    objective: str
+    slots: Mapping[str, Mapping[str, Any]]
+    optimiser: Optimiser
+    crop: Crop
+    trains: bool
+    model: str
+    kwargs: Mapping[str, Any]
+    input_size: int
+    images_seen: int
+    batch_size: int
+    fixed_crop: bool
+    decoder: Mapping[str, int] | None
+    suite: str
+    seed: int
+    device: str
+    folder: Path  # receives backbone.safetensors, backbone.json, log.jsonl
+    cache: Path | None = None  # folder for teacher targets shared between seeds
+    about: Mapping[str, Any] = field(default_factory=dict)  # more facts for backbone.json
+    progress: Progress = lambda stage, done, total: None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps: images seen / batch, rounded up."""
+        return math.ceil(self.images_seen / self.batch_size)
+
+
+class _InMemory(Dataset):
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures.images)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:  # torch fetches a whole batch by this name
+        index = torch.tensor(indices)
+        return {"images": self.pictures.images[index], "labels": self.pictures.labels[index], "index": index}
+
+
+class _Steps(Hook):
+    """Seeds each step, reports progress, writes ``log.jsonl`` and a resumable checkpoint."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self, job: PretrainJob) -> None:
+        self.job = job
+        self.checkpoint = job.folder / "checkpoint.pt"
+        self.log = job.folder / "log.jsonl"
+        self.started = time.time()
+        self.rows: list[dict[str, float]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        state = _read_checkpoint(self.checkpoint)
+        if state is None:
+            return
+        runner.model.load_state_dict(state["model"])
+        runner.optim_wrapper.load_state_dict(state["optimiser"])
+        for scheduler, saved in zip(runner.param_schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+        runner.train_loop._iter = state["step"]
+        self.rows = state["rows"]
+        self.started -= state["seconds"]
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        runner.model.begin_step(self.job.seed, runner.iter)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        step = runner.iter + 1
+        if step % 10 == 0 or step == self.job.steps:  # reading the loss waits for the device: not at every step
+            loss = outputs["loss"].item()
+            if not math.isfinite(loss):
+                raise ObjectiveError(
+                    f"{self.job.objective}: the loss is {loss} at step {step} of {self.job.steps}; "
+                    "lower optimiser.lr or set optimiser.clip"
+                )
+            row = {"step": step, "images": step * self.job.batch_size, "loss": round(loss, 6),
+                   "lr": runner.optim_wrapper.get_lr()["lr"][0]}
+            self.rows.append(row)
+            self.job.progress(f"pretrain loss {loss:.4f}", step, self.job.steps)
+        if step % CHECKPOINT_EVERY == 0 and step < self.job.steps:
+            self._save(runner, step)
+
+    def _save(self, runner: Runner, step: int) -> None:
+        state = {
+            "model": runner.model.state_dict(), "optimiser": runner.optim_wrapper.state_dict(),
+            "schedulers": [s.state_dict() for s in runner.param_schedulers], "step": step, "rows": self.rows,
+            "seconds": time.time() - self.started,
+        }
+        temporary = self.checkpoint.with_suffix(f".{os.getpid()}.tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.checkpoint)
+
+    def after_train(self, runner: Runner) -> None:
+        self.log.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged checkpoint costs its steps, not the run; say so and begin again
+        print(f"checkpoint {path} cannot be read ({type(error).__name__}); starting again", file=sys.stderr)
+        return None
+
+
+def build(job: PretrainJob, pictures: Pictures) -> Objective:
+    """The job's objective around a freshly initialised backbone; weights depend on the seed alone."""
+    torch.manual_seed(job.seed)
+    return Objective(
+        job.slots, job.model, job.kwargs, job.input_size, job.crop, job.fixed_crop, job.optimiser.drop_path,
+        len(pictures.classes), job.decoder,
+    )
+
+
+def pretrain(job: PretrainJob, pictures: Pictures) -> Path:
+    """Train the backbone (or only initialise it, for ``random_init``) and write its folder.
+
+    An interrupted training goes on from its last checkpoint, bit-equal to one that was never interrupted.
+
+    Raises:
+        ObjectiveError: the parts do not fit, the teacher has no weights, or the loss is not finite.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    objective = build(job, pictures)
+    started = time.time()
+    losses: list[dict[str, float]] = []
+    if job.trains:
+        _cache_targets(objective, job, pictures)
+        losses = _train(objective, job, pictures)
+    objective.to("cpu")
+    backbone = objective.student.backbone
+    about = {
+        "format": FORMAT, "model": job.model, "kwargs": {**job.kwargs, "num_classes": 0},
+        "objective": job.objective, "suite": job.suite, "seed": job.seed,
+        "images_seen": job.steps * job.batch_size if job.trains else 0, "input_size": job.input_size,
+        "data_fingerprint": pictures.fingerprint, "seconds": round(time.time() - started, 2),
+        "final_loss": losses[-1]["loss"] if losses else None,
+        "features": feature_health(backbone, pictures, job.input_size), **job.about,
+    }
+    if job.trains:  # student and head, for pictures of what it predicts; the seam is the backbone alone
+        save_weights(objective, job.folder / "objective.safetensors", leave_out="teacher.")
+    save_backbone(backbone, about, job.folder)
+    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
+    return job.folder
+
+
+def load_objective(objective: Objective, path: Path) -> None:
+    """Give a freshly built objective its trained student and head (the teacher brings its own weights)."""
+    missing, unexpected = objective.load_state_dict(load_file(path), strict=False)
+    missing = [key for key in missing if not key.startswith("teacher.")]
+    if missing or unexpected:
+        raise ObjectiveError(f"{path} does not fit the objective: {', '.join([*missing, *unexpected][:4])}")
+
+
+def save_backbone(backbone: nn.Module, about: Mapping[str, Any], folder: Path) -> None:
+    """Write ``backbone.safetensors`` and, last, ``backbone.json``: a folder with the latter is complete."""
+    save_weights(backbone, folder / "backbone.safetensors")
+    temporary = folder / f".backbone.json.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(about, indent=1, default=str) + "\n")
+    os.replace(temporary, folder / "backbone.json")
+
+
+def save_weights(module: nn.Module, path: Path, leave_out: str | None = None) -> None:
+    """Write a module's state as safetensors, whole or not at all; ``leave_out`` is a prefix of keys."""
+    state = {k: v.detach().contiguous().clone() for k, v in module.state_dict().items()
+             if leave_out is None or not k.startswith(leave_out)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(state, temporary)
+    os.replace(temporary, path)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: none on biases, norms, tokens and position tables."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            bare = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "mask_token", "reg_token"))
+            (plain if bare else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _train(objective: Objective, job: PretrainJob, pictures: Pictures) -> list[dict[str, float]]:
+    settings = job.optimiser
+    lr = scaled_lr(settings, job.batch_size, objective.geometry.width)
+    groups = parameter_groups(objective, settings.weight_decay)
+    device = torch.device(job.device)
+    objective.to(device)
+    fused = {"fused": True} if device.type == "cuda" else {}
+    adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, **fused)
+    wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": adamw}
+    if device.type == "cuda":
+        wrapper = {"type": "AmpOptimWrapper", "optimizer": adamw, "dtype": "bfloat16", "loss_scale": 1.0}
+    if settings.clip:
+        wrapper["clip_grad"] = {"max_norm": settings.clip}
+    # the paper's share of the schedule, at least 5 % of a short one; mmengine's LinearLR needs two steps to arrive
+    warmup = max(2, round(max(settings.warmup, 0.05) * job.steps)) if job.steps >= 4 else 0
+    schedulers = [
+        {"type": "CosineAnnealingLR", "by_epoch": False, "begin": warmup, "end": job.steps,
+         "T_max": max(1, job.steps - warmup), "eta_min_ratio": settings.min_lr}
+    ]
+    if warmup:
+        schedulers.insert(0, {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warmup})
+    steps = _Steps(job)
+    scratch = job.folder / "mmengine"
+    runner = Runner(
+        model=objective, work_dir=str(scratch), experiment_name=f"pretrain-{job.folder}-{time.time_ns()}",
+        train_dataloader={
+            "dataset": _InMemory(pictures), "batch_size": job.batch_size, "num_workers": 0,
+            "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": job.seed},
+            "collate_fn": lambda batch: batch, "drop_last": False,
+        },
+        train_cfg={"by_epoch": False, "max_iters": job.steps}, optim_wrapper=wrapper, param_scheduler=schedulers,
+        default_hooks={"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
+        custom_hooks=[steps], randomness={"seed": job.seed}, log_level="ERROR", default_scope="mmengine",
+        env_cfg={"cudnn_benchmark": device.type == "cuda"},
+    )
+    runner.train()
+    shutil.rmtree(scratch, ignore_errors=True)
+    return steps.rows
+
+
+def _cache_targets(objective: Objective, job: PretrainJob, pictures: Pictures) -> None:
+    """Compute a frozen teacher's targets once where crops are fixed and the budget sees pictures again.
+
+    Stored as float16: the rounding (2^-11) is far below what a normalised target's loss notices.
+    """
+    teacher, flips = objective.teacher, 2 if job.crop.flip else 1
+    count = len(pictures.images)
+    if not (teacher.cacheable and job.fixed_crop) or job.images_seen < count * flips:
+        return
+    key = json.dumps([pictures.fingerprint, job.slots["teacher"], job.input_size, asdict(objective.geometry), flips],
+                     sort_keys=True, default=str)
+    path = job.cache / f"targets-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors" if job.cache else None
+    if path is not None and path.is_file():
+        objective.targets = load_file(path)["targets"]
+        return
+    teacher.to(job.device)
+    mean, std = objective.mean, objective.std
+    parts = []
+    for start in range(0, count, TEACHER_BATCH):
+        batch = resize((pictures.images[start : start + TEACHER_BATCH].float() / 255 - mean) / std, job.input_size)
+        views = [batch, batch.flip(-1)][:flips]
+        parts.append(torch.stack([teacher(v.to(job.device), None).cpu().half() for v in views], dim=1))
+        job.progress("teacher targets", min(count, start + TEACHER_BATCH), count)
+    objective.targets = torch.cat(parts)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file({"targets": objective.targets}, temporary)
+        os.replace(temporary, path)
+
+
+@torch.no_grad()
+def feature_health(backbone: nn.Module, pictures: Pictures, input_size: int) -> dict[str, float]:
+    """Signs of collapse, over up to 64 pictures: effective rank and spread of the last layer's tokens.
+
+    ``effective_rank`` is exp of the entropy of the normalised singular values of the centred tokens (Roy & Vetterli,
+    2007): 1 when all tokens lie on a line, at most D. ``token_std`` is their standard deviation over the data,
+    averaged over channels.
+    """
+    backbone.eval()
+    mean = torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1)
+    x = resize((pictures.images[:64].float() / 255 - mean) / std, input_size)
+    feature = backbone.forward_features(x)
+    prefix = getattr(backbone, "num_prefix_tokens", 0)
+    tokens = (feature[:, prefix:] if feature.ndim == 3 else feature.flatten(1, 2)).flatten(0, 1)
+    tokens = tokens - tokens.mean(0)
+    values = torch.linalg.svdvals(tokens.double())
+    share = values / values.sum().clamp(min=1e-12)
+    entropy = -(share * share.clamp(min=1e-12).log()).sum()
+    return {"effective_rank": round(float(entropy.exp()), 3), "token_std": round(float(tokens.std(0).mean()), 6)}

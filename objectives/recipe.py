@@ -1,0 +1,114 @@
+"""A recipe: an objective written down as plain data, light enough to list a hundred of them in milliseconds.
+
+Every file in ``objectives/zoo`` holds one ``recipe``. Third parties add theirs through the entry-point group
+``bench.objectives`` (each entry names a :class:`Recipe`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+SLOTS = ("corruption", "student", "teacher", "normalisation", "head", "loss")
+
+
+class ObjectiveError(RuntimeError):
+    """An objective cannot be built or trained as asked; the message is one line naming the thing and the mend."""
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW and its schedule as the paper has them; :func:`scaled_lr` carries them over to a suite's size.
+
+    Attributes:
+        lr: peak learning rate *at* ``batch``, that is, after the paper's own linear rule.
+        batch: the paper's batch, in images.
+        width: width of the paper's backbone, in channels.
+        betas, weight_decay: of AdamW; no decay on biases, norms and other 1-D parameters.
+        warmup: share of the schedule spent warming up linearly.
+        min_lr: final learning rate, as a share of ``lr``.
+        clip: largest gradient norm, or None.
+        drop_path: stochastic depth of the student while pre-training.
+    """
+
+    lr: float
+    batch: int
+    width: int = 768
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    min_lr: float = 0.0
+    clip: float | None = None
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What the augmentation of a suite that allows crops does: RandomResizedCrop(scale, ratio) and a flip."""
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An objective: a corruption, five slots, an optimiser. A slot is ``{"type": class name, **arguments}``."""
+
+    name: str
+    summary: str
+    paper: str  # arXiv number, or "-"
+    corruption: Mapping[str, Any]
+    student: Mapping[str, Any]
+    teacher: Mapping[str, Any]
+    normalisation: Mapping[str, Any]
+    head: Mapping[str, Any]
+    loss: Mapping[str, Any]
+    optimiser: Optimiser
+    crop: Crop = field(default_factory=Crop)
+    trains: bool = True  # False: the backbone is left as initialised
+    version: int = 1  # raised when the same settings would train another backbone
+
+    def slots(self) -> dict[str, dict[str, Any]]:
+        """The six parts as plain nested dictionaries, in the order of :data:`SLOTS`."""
+        return {slot: dict(getattr(self, slot)) for slot in SLOTS}
+
+
+def scaled_lr(optimiser: Optimiser, batch: int, width: int) -> float:
+    """Peak learning rate for another batch and another width; one rule for every objective.
+
+    ``lr × sqrt(batch / paper's batch) × (paper's width / width)``: the square-root rule of Adam for the batch
+    (Malladi et al., 2205.10287) and the 1/width rule of the maximal-update parametrisation for the width
+    (Yang et al., 2203.03466, table 8). At the paper's own size it gives the paper's value.
+    """
+    return optimiser.lr * (batch / optimiser.batch) ** 0.5 * (optimiser.width / width)
+
+
+@cache
+def recipes() -> dict[str, Recipe]:
+    """All registered recipes by name: the files of ``objectives/zoo`` and the entry points ``bench.objectives``."""
+    from objectives import zoo
+
+    found = [importlib.import_module(f"objectives.zoo.{m.name}").recipe for m in pkgutil.iter_modules(zoo.__path__)]
+    found += [point.load() for point in entry_points(group="bench.objectives")]
+    return {recipe.name: recipe for recipe in found}
+
+
+def get(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ObjectiveError: there is none; the message offers the nearest names.
+    """
+    known = recipes()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+        raise ObjectiveError(f"no objective {name!r}; {hint}")
+    return known[name]

@@ -1,0 +1,72 @@
+"""One mmengine registry per slot; a recipe's ``{"type": …}`` is built from here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.registry import Registry
+
+from objectives.recipe import ObjectiveError
+
+_LOCATIONS = ["objectives.corruption", "objectives.student", "objectives.teacher", "objectives.normalisation",
+              "objectives.head", "objectives.loss"]
+
+CORRUPTIONS = Registry("corruption", scope="objectives", locations=_LOCATIONS[0:1])
+STUDENTS = Registry("student", scope="objectives", locations=_LOCATIONS[1:2])
+TEACHERS = Registry("teacher", scope="objectives", locations=_LOCATIONS[2:3])
+NORMALISATIONS = Registry("normalisation", scope="objectives", locations=_LOCATIONS[3:4])
+HEADS = Registry("head", scope="objectives", locations=_LOCATIONS[4:5])
+LOSSES = Registry("loss", scope="objectives", locations=_LOCATIONS[5:6])
+
+REGISTRIES = {"corruption": CORRUPTIONS, "student": STUDENTS, "teacher": TEACHERS,
+              "normalisation": NORMALISATIONS, "head": HEADS, "loss": LOSSES}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes that slots are built for.
+
+    Attributes:
+        input_size: side of the student's picture, in pixels.
+        stride: side of one token's patch, in pixels (16 for ViT-B/16, 32 for Swin).
+        hierarchical: the token grid is coarser than the patch embedding (Swin).
+        width: channels of the student's tokens (D).
+        num_classes: labels of the data, for supervised training.
+        decoder: width, depth and heads of a light decoder where the suite's backbone is smaller than the paper's.
+    """
+
+    input_size: int
+    stride: int
+    hierarchical: bool
+    width: int
+    num_classes: int = 0
+    decoder: Mapping[str, int] | None = None
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side; L = grid²."""
+        return self.input_size // self.stride
+
+
+def build(slot: str, config: Mapping[str, Any], **context: Any) -> Any:
+    """The part that a recipe's slot names.
+
+    Raises:
+        ObjectiveError: unknown type (nearest name offered) or an argument that the type does not take.
+    """
+    registry = REGISTRIES[slot]
+    registry.import_from_location()
+    arguments = dict(config)
+    kind = arguments.pop("type", None)
+    cls = registry.module_dict.get(kind)
+    if cls is None:
+        near = difflib.get_close_matches(str(kind), registry.module_dict, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(registry.module_dict))}"
+        raise ObjectiveError(f"objective.{slot}.type: no {slot} {kind!r}; {hint}")
+    try:
+        return cls(**arguments, **context)
+    except TypeError as error:
+        raise ObjectiveError(f"objective.{slot}: {kind} cannot be built from {arguments}: {error}") from error

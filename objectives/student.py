@@ -1,0 +1,139 @@
+"""Students S: a timm backbone that turns corrupted pictures and a mask into tokens (B, L, D).
+
+The backbone itself stays an untouched timm model; what only pre-training needs (mask token) lives around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from objectives.recipe import ObjectiveError
+from objectives.registry import STUDENTS, Geometry
+
+_VIT, _SWIN = "vit", "swin"
+
+
+def create_backbone(model: str, kwargs: Mapping[str, Any], drop_path: float = 0.0) -> nn.Module:
+    """A freshly initialised timm model without classifier.
+
+    Raises:
+        ObjectiveError: timm knows no such model, or it does not take these arguments.
+    """
+    try:
+        return timm.create_model(model, pretrained=False, **{**kwargs, "num_classes": 0, "drop_path_rate": drop_path})
+    except Exception as error:  # timm raises many kinds here; each means that this request cannot be built
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ObjectiveError(f"backbone {model!r} with {dict(kwargs)}: {reason}") from error
+
+
+def _family(backbone: nn.Module) -> str:
+    if hasattr(backbone, "_pos_embed") and hasattr(backbone, "blocks"):
+        return _VIT
+    if hasattr(backbone, "layers") and hasattr(backbone, "patch_embed"):
+        return _SWIN
+    raise ObjectiveError(f"backbone {type(backbone).__name__}: pre-training takes timm ViTs, Swin and Swin V2")
+
+
+def geometry_of(backbone: nn.Module, input_size: int, **context: Any) -> Geometry:
+    """The token geometry of a timm ViT or Swin at ``input_size`` pixels."""
+    patch = backbone.patch_embed.patch_size[0]
+    hierarchical = _family(backbone) == _SWIN
+    stride = patch * 2 ** (len(backbone.layers) - 1) if hierarchical else patch
+    if input_size % stride:
+        raise ObjectiveError(f"input size {input_size} is not a multiple of the backbone's stride {stride}")
+    return Geometry(input_size, stride, hierarchical, backbone.num_features, **context)
+
+
+def sincos_positions(grid: int, width: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions (grid², width): half of the channels for x, half for y (MAE, base 10,000)."""
+    if width % 4:
+        raise ObjectiveError(f"sine-cosine positions need a width divisible by 4, not {width}")
+    omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    axis = torch.arange(grid, dtype=torch.float64)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    parts = [f(p.flatten()[:, None] * omega) for p in (x, y) for f in (torch.sin, torch.cos)]
+    return torch.cat(parts, dim=1).float()
+
+
+class _Student(nn.Module):
+    def __init__(self, backbone: nn.Module, geometry: Geometry, position: str = "learned") -> None:
+        super().__init__()
+        self.backbone, self.geometry, self.family = backbone, geometry, _family(backbone)
+        if position == "sincos2d":
+            self._fix_positions()
+        elif position != "learned":
+            raise ObjectiveError(f"objective.student.position: {position!r} is neither 'learned' nor 'sincos2d'")
+
+    def _fix_positions(self) -> None:
+        table = getattr(self.backbone, "pos_embed", None)
+        if table is None:
+            raise ObjectiveError("objective.student.position=sincos2d: this backbone has no absolute position table")
+        fixed = torch.zeros_like(table)
+        fixed[0, table.shape[1] - self.geometry.grid**2 :] = sincos_positions(self.geometry.grid, table.shape[2])
+        table.data.copy_(fixed)
+        table.requires_grad_(False)
+
+
+@STUDENTS.register_module()
+class MaskTokenStudent(_Student):
+    """All tokens go in; a learned token stands in for each masked patch, before positions are added (BEiT, SimMIM).
+
+    Works on ViT and Swin. Without a mask it is the plain backbone.
+    """
+
+    def __init__(self, backbone: nn.Module, geometry: Geometry, position: str = "learned") -> None:
+        super().__init__(backbone, geometry, position)
+        width = backbone.embed_dim
+        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(width), std=0.02))
+
+    def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, 3, H, W) and (B, L) -> (B, L, D)."""
+        x = self.backbone.patch_embed(images)  # ViT (B, L, D); Swin (B, h, w, D)
+        if mask is not None:
+            x = torch.where(self._at_patches(mask, x), self.mask_token.to(x.dtype), x)
+        if self.family == _SWIN:
+            x = self.backbone.norm(self.backbone.layers(x))
+            return x.flatten(1, 2)
+        x = self.backbone.norm_pre(self.backbone._pos_embed(x))
+        x = self.backbone.norm(self.backbone.blocks(x))
+        return x[:, self.backbone.num_prefix_tokens :]
+
+    def _at_patches(self, mask: Tensor, x: Tensor) -> Tensor:
+        if self.family == _VIT:
+            return mask[..., None]
+        grid = self.geometry.grid
+        repeat = x.shape[1] // grid  # a token of the last stage covers repeat² patches
+        square = mask.view(-1, grid, grid).repeat_interleave(repeat, 1).repeat_interleave(repeat, 2)
+        return square[..., None]
+
+
+@STUDENTS.register_module()
+class VisibleStudent(_Student):
+    """Only visible patches (and class token, registers) go in (MAE). ViT only: windows need every patch.
+
+    Every picture of a batch must hide the same number of patches.
+    """
+
+    def __init__(self, backbone: nn.Module, geometry: Geometry, position: str = "learned") -> None:
+        if _family(backbone) == _SWIN:
+            raise ObjectiveError(
+                "a student of visible tokens only (MAE) cannot be a Swin: its windows need every patch; "
+                "choose a ViT, or objective.student.type=MaskTokenStudent with objective.head.type=LinearHead"
+            )
+        super().__init__(backbone, geometry, position)
+
+    def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, 3, H, W) and (B, L) -> visible tokens (B, L - hidden, D), in the order of their places."""
+        x = self.backbone._pos_embed(self.backbone.patch_embed(images))
+        if mask is not None:
+            prefix = self.backbone.num_prefix_tokens
+            head, patches = x[:, :prefix], x[:, prefix:]
+            patches = patches[~mask].view(len(x), -1, x.shape[2])
+            x = torch.cat([head, patches], dim=1)
+        x = self.backbone.norm(self.backbone.blocks(self.backbone.norm_pre(x)))
+        return x[:, self.backbone.num_prefix_tokens :]

@@ -1,0 +1,1 @@
+"""The objectives: one file each, holding one ``recipe``."""

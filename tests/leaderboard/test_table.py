@@ -1,0 +1,170 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from leaderboard.records import InvalidRecord, checked
+from leaderboard.statistics import summarise
+from leaderboard.table import TableError, build
+
+
+def row(table, objective):
+    return next(row for row in table.rows if row.objective == objective)
+
+
+def test_columns_stand_in_canonical_order(make_record):
+    tasks = ["tracking", "zebra", "depth", "pose", "segmentation", "classification"]
+    records = [make_record(1.0, task=task) for task in tasks]
+    records += [make_record(1.0, task="pose", protocol=protocol) for protocol in ("knn", "finetune")]
+    assert [column.id for column in build(records).columns] == [
+        "classification.frozen", "segmentation.frozen", "pose.frozen", "pose.finetune", "pose.knn",
+        "depth.frozen", "tracking.frozen", "zebra.frozen",
+    ]  # fmt: skip
+    depth = build(records).columns[5]
+    assert depth.heading == ("depth", "frozen v1", "rmse (m) ↓")
+
+
+def test_a_cell_is_the_mean_over_seeds(make_record):
+    values = [50.0, 51.0, 53.5]
+    table = build([make_record(value, seed=seed) for seed, value in enumerate(values)])
+    cell = table.rows[0].cells["classification.frozen"]
+    assert cell.summary == summarise(values)
+    assert cell.text == "51.50 ± 4.48"
+    assert (cell.n, cell.rank, cell.status) == (3, 1, "ok")
+
+
+def test_rows_are_sorted_by_mean_rank_and_direction_counts(make_record):
+    records = []
+    for objective, top1, rmse in (("a", 50, 0.5), ("b", 60, 0.4), ("c", 40, 0.45)):
+        records += [make_record(top1, objective=objective), make_record(rmse, objective=objective, task="depth")]
+    table = build(records)
+    assert [(found.objective, found.mean_rank) for found in table.rows] == [("b", 1.0), ("a", 2.5), ("c", 2.5)]
+    ordered = build(records, rows_order=["c", "b"])
+    assert [found.objective for found in ordered.rows] == ["c", "b", "a"]
+
+
+def test_equal_numbers_share_a_rank(make_record):
+    values = {"a": 50.0, "b": 60.001, "c": 60.002}  # b and c are shown alike
+    table = build([make_record(value, objective=name) for name, value in values.items()])
+    ranks = {found.objective: found.cells["classification.frozen"].rank for found in table.rows}
+    assert ranks == {"a": 3, "b": 1, "c": 1}
+
+
+def test_lower_versions_are_shown_and_not_ranked(make_record):
+    records = [
+        make_record(90.0, objective="old", task_version=1),
+        make_record(50.0, objective="new", task_version=2),
+        make_record(60.0, objective="both", task_version=2),
+        make_record(99.0, objective="both", task_version=1),
+    ]
+    table = build(records)
+    assert [column.version for column in table.columns] == [2]
+    old = row(table, "old").cells["classification.frozen"]
+    assert (old.text, old.rank, old.status) == ("90.00", None, "ok")
+    assert table.notes[old.notes[0] - 1].endswith("task version 1, not ranked beside version 2")
+    assert row(table, "both").cells["classification.frozen"].text == "60.00"
+    assert row(table, "both").cells["classification.frozen"].rank == 1
+    assert row(table, "new").cells["classification.frozen"].rank == 2
+    assert table.rows[-1].objective == "old"
+
+
+def test_statuses_and_notes(make_record):
+    records = [
+        make_record(50.0, seed=0), make_record(None, seed=1), make_record(None, seed=2),
+        make_record(None, task="pose"),
+        make_record(None, task="depth", status="skipped", reason="no data\nanywhere"),
+        make_record(40.0, objective="other", task="tracking"),
+    ]  # fmt: skip
+    broken = InvalidRecord(Path("x/result.json"), "the digest does not fit", make_record(1.0, task="segmentation").cell)
+    unknown = InvalidRecord(Path("y/result.json"), "not JSON")
+    table = build(records, [broken, unknown])
+    cells = row(table, "mae").cells
+    assert {name.split(".")[0]: cell.status for name, cell in cells.items()} == {
+        "classification": "ok", "segmentation": "invalid", "pose": "failed", "depth": "skipped", "tracking": "missing",
+    }  # fmt: skip
+    assert cells["classification.frozen"].n == 1
+    assert cells["classification.frozen"].notes
+    assert [cell.text for cell in cells.values()] == ["50.00", "invalid", "failed", "skipped", "–"]
+    assert sorted(table.notes) == sorted([
+        "mae, classification.frozen, seeds 1, 2: failed: out of memory",
+        "mae, segmentation.frozen, seed 0: invalid: x/result.json: the digest does not fit",
+        "mae, pose.frozen, seed 0: failed: out of memory",
+        "mae, depth.frozen, seed 0: skipped: no data anywhere",
+        "invalid: y/result.json: not JSON",
+    ])
+    for cell in cells.values():
+        assert all(table.notes[number - 1].startswith("mae, ") for number in cell.notes)
+    assert all(cell.rank is None for cell in cells.values() if cell.status != "ok")
+
+
+def test_a_record_with_another_main_metric_is_invalid(make_record):
+    other = make_record(99.0, objective="other")
+    other = replace(other, metrics={"score": other.metrics["top1"]})
+    table = build([make_record(50.0), make_record(51.0, objective="dino"), other])
+    cell = row(table, "other").cells["classification.frozen"]
+    assert (cell.status, cell.rank) == ("invalid", None)
+    assert table.notes == (
+        "other, classification.frozen, seed 0: invalid: its main metric is score (%) ↑, the column's is top1 (%) ↑",
+    )
+
+
+def test_leaving_out_a_task_does_not_help(make_record):
+    records = [make_record(90.0, objective="partial")]
+    for task in ("classification", "pose"):
+        records += [make_record(50.0, objective="a", task=task), make_record(40.0, objective="b", task=task)]
+    table = build(records)
+    assert [found.objective for found in table.rows] == ["a", "b", "partial"]
+    assert table.rows[-1].rank_text == "1.00 (1 of 2)"
+
+
+def test_a_column_of_one_row_is_not_contested(make_record):
+    records = [make_record(60.0, objective="a"), make_record(50.0, objective="b")]
+    table = build([*records, make_record(50.0, objective="b", protocol="finetune")])
+    assert [found.objective for found in table.rows] == ["a", "b"]
+    assert [found.missing_ranks for found in table.rows] == [0, 0]
+
+
+def test_variants_budgets_and_backbones_have_their_own_rows(make_record):
+    records = [
+        make_record(1.0),
+        make_record(2.0, variant={"loss.type": "L1", "mask.ratio": 0.6}),
+        make_record(3.0, budget="long", cost={**make_record().cost, "pretrain_images": 1_000_000}),
+        make_record(4.0, backbone="swin_tiny"),
+        make_record(5.0, variant={"x": "y" * 500}),
+        make_record(6.0, variant={"x": "y" * 501}),
+    ]
+    rows = build(records).rows
+    assert len(rows) == len({(found.objective, found.backbone, found.budget) for found in rows}) == 6
+    assert "mae (loss.type=L1, mask.ratio=0.6)" in {found.objective for found in rows}
+    assert "long (1,000,000 images)" in {found.budget_text for found in rows}
+    assert all(len(found.objective) < 150 for found in rows)
+
+
+def test_pretraining_is_paid_once_a_seed(make_record):
+    records = [make_record(50.0, task=task, seed=seed) for task in ("pose", "tracking") for seed in (0, 1)]
+    cost = build(records).rows[0].cost
+    assert cost.pretrain_seconds == 60
+    assert cost.device_hours == pytest.approx((2 * 60 + 4 * 30) / 3600)
+    assert cost.pretrain_images == 100_000
+    assert cost.device == "2 CPU cores"
+
+
+def test_unknown_costs_are_a_dash(make_record):
+    nothing = dict.fromkeys(make_record().cost) | {"device": "somewhere"}
+    found = build([checked(make_record(cost=nothing))]).rows[0]
+    assert found.right == ("1", "–", "–", "somewhere")
+    assert found.budget_text == "default"
+
+
+def test_suites_are_not_mixed(make_record):
+    records = [make_record(1.0), make_record(2.0, suite="mini")]
+    with pytest.raises(TableError, match="embedded, mini"):
+        build(records)
+    table = build(records, suite="mini")
+    assert table.suite == "mini"
+    assert [cell.text for cell in table.rows[0].cells.values()] == ["2.00"]
+
+
+def test_no_records():
+    table = build([])
+    assert (table.suite, table.columns, table.rows, table.notes) == (None, (), (), ())

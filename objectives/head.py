@@ -26,8 +26,8 @@ class NoHead(nn.Module):
         super().__init__()
 
 
-def _needs_all_tokens(tokens: Tensor, mask: Tensor | None, head: str) -> None:
-    if mask is not None and tokens.shape[1] != mask.shape[1]:
+def _needs_all_tokens(tokens: Tensor, geometry: Geometry, head: str) -> None:
+    if tokens.shape[1] != geometry.grid**2:
         raise ObjectiveError(
             f"objective.head.type={head} predicts a target per token, but the student gives visible tokens only; "
             "use LightDecoder, or objective.student.type=MaskTokenStudent"
@@ -40,10 +40,11 @@ class LinearHead(nn.Module):
 
     def __init__(self, geometry: Geometry, out_width: int) -> None:
         super().__init__()
+        self.geometry = geometry
         self.predict = _linear(geometry.width, out_width)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        _needs_all_tokens(tokens, mask, "LinearHead")
+        _needs_all_tokens(tokens, self.geometry, "LinearHead")
         return self.predict(tokens)
 
 
@@ -57,13 +58,13 @@ class PixelShuffleHead(nn.Module):
 
     def __init__(self, geometry: Geometry, out_width: int) -> None:
         super().__init__()
-        self.patch = geometry.stride
+        self.geometry, self.patch = geometry, geometry.stride
         if out_width != self.patch**2 * 3:
             raise ObjectiveError("objective.head.type=PixelShuffleHead predicts pixels; this teacher needs LinearHead")
         self.predict = _linear(geometry.width, out_width)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        _needs_all_tokens(tokens, mask, "PixelShuffleHead")
+        _needs_all_tokens(tokens, self.geometry, "PixelShuffleHead")
         x = self.predict(tokens)
         return x.unflatten(-1, (3, self.patch, self.patch)).permute(0, 1, 3, 4, 2).flatten(2)
 
@@ -71,6 +72,8 @@ class PixelShuffleHead(nn.Module):
 @HEADS.register_module()
 class LightDecoder(nn.Module):
     """MAE's decoder: visible tokens in their places, a mask token elsewhere, positions, a few blocks, linear.
+
+    Class token and registers, where the student gives them, go through the blocks too (at position zero).
 
     Args:
         width, depth, heads: of the paper's decoder; the suite's ``decoder`` replaces them for small backbones.
@@ -93,13 +96,17 @@ class LightDecoder(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Visible tokens (B, V, D) and mask (B, L), or all tokens -> (B, L, C)."""
+        """Prefix and visible tokens (B, P + V, D) and mask (B, L), or all tokens (B, P + L, D) -> (B, L, C)."""
         x = self.embed(tokens)
-        if mask is not None and tokens.shape[1] != mask.shape[1]:
+        count = len(self.positions)
+        visible = count if mask is None or tokens.shape[1] >= count else int((~mask[0]).sum())
+        prefix, x = x[:, : x.shape[1] - visible], x[:, x.shape[1] - visible :]
+        if visible < count:
             full = self.mask_token.to(x.dtype).expand(*mask.shape, -1).clone()
             full[~mask] = x.flatten(0, 1)
             x = full
-        return self.predict(self.norm(self.blocks(x + self.positions)))
+        x = self.blocks(torch.cat([prefix, x + self.positions], dim=1))
+        return self.predict(self.norm(x[:, prefix.shape[1] :]))
 
 
 @HEADS.register_module()

@@ -128,12 +128,14 @@ class VisibleStudent(_Student):
         super().__init__(backbone, geometry, position)
 
     def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, 3, H, W) and (B, L) -> visible tokens (B, L - hidden, D), in the order of their places."""
+        """(B, 3, H, W) and (B, L) -> class token and registers, then the visible tokens in the order of their places.
+
+        (B, prefix + L - hidden, D): MAE's decoder reads the class token too.
+        """
         x = self.backbone._pos_embed(self.backbone.patch_embed(images))
         if mask is not None:
             prefix = self.backbone.num_prefix_tokens
             head, patches = x[:, :prefix], x[:, prefix:]
             patches = patches[~mask].view(len(x), -1, x.shape[2])
             x = torch.cat([head, patches], dim=1)
-        x = self.backbone.norm(self.backbone.blocks(self.backbone.norm_pre(x)))
-        return x[:, self.backbone.num_prefix_tokens :]
+        return self.backbone.norm(self.backbone.blocks(self.backbone.norm_pre(x)))

@@ -1,0 +1,110 @@
+"""One parametrised test over the whole registry: whatever is registered must learn, resume and leave its teacher alone."""
+
+import json
+
+import pytest
+import timm
+import torch
+from objectives.pretrain import build, pretrain
+from safetensors.torch import load_file
+
+from objectives import recipe as recipes
+
+TRAINED = sorted(name for name, recipe in recipes.recipes().items() if recipe.trains)
+
+
+def batch(pictures, count=16):
+    index = torch.arange(count)
+    return {"images": pictures.images[:count], "labels": pictures.labels[:count], "index": index}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_steps_lower_the_loss_and_reach_the_student_only(name, make_job, pictures):
+    objective = build(make_job(name), pictures)
+    optimiser = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=2e-3)
+    teacher = {k: v.clone() for k, v in objective.teacher.state_dict().items()}
+    losses = []
+    for _ in range(12):
+        objective.begin_step(0, 0)  # the same draws each time: the loss must fall
+        loss = objective(**batch(pictures), mode="loss")["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert losses[-1] < losses[0]
+    missing = [
+        key for key, p in objective.student.backbone.named_parameters()
+        if p.requires_grad and p.grad is None and "cls_token" not in key
+    ]
+    assert not missing
+    assert all(p.grad is None for p in objective.teacher.parameters())
+    assert all(torch.equal(v, objective.teacher.state_dict()[k]) for k, v in teacher.items())
+
+
+@pytest.mark.parametrize("name", sorted(recipes.recipes()))
+def test_backbone_folder_is_exactly_timms(name, make_job, pictures):
+    folder = pretrain(make_job(name), pictures)
+    about = json.loads((folder / "backbone.json").read_text())
+    backbone = timm.create_model(about["model"], **about["kwargs"])
+    backbone.load_state_dict(load_file(folder / "backbone.safetensors"), strict=True)
+    assert about["images_seen"] == (64 if recipes.get(name).trains else 0)
+    assert about["features"]["effective_rank"] > 1
+    assert not list(folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_resumes_bit_equal(name, make_job, pictures, monkeypatch):
+    monkeypatch.setattr("objectives.pretrain.CHECKPOINT_EVERY", 2)
+    whole = pretrain(make_job(name, folder="whole", images_seen=96), pictures)
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(self, runner, step, save=__import__("objectives.pretrain", fromlist=["_Steps"])._Steps._save):
+        save(self, runner, step)
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr("objectives.pretrain._Steps._save", interrupt)
+        with pytest.raises(Stop):
+            pretrain(make_job(name, folder="halves", images_seen=96), pictures)
+    assert (make_job(name, folder="halves").folder / "checkpoint.pt").is_file()
+    halves = pretrain(make_job(name, folder="halves", images_seen=96), pictures)
+    a, b = (load_file(folder / "backbone.safetensors") for folder in (whole, halves))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_recipes_are_short_and_complete():
+    from pathlib import Path
+
+    import objectives.zoo
+
+    for path in Path(objectives.zoo.__path__[0]).glob("[a-z]*.py"):
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 60, path
+        name = path.stem
+        assert f"bench run --objective {name}" in "\n".join(lines), path
+        assert recipes.get(name).name == name
+
+
+def test_learning_rate_rule_gives_the_papers_value_at_the_papers_size():
+    optimiser = recipes.get("mae").optimiser
+    assert recipes.scaled_lr(optimiser, 4096, 768) == pytest.approx(2.4e-3)
+    assert recipes.scaled_lr(optimiser, 1024, 768) == pytest.approx(1.2e-3)
+    assert recipes.scaled_lr(optimiser, 4096, 192) == pytest.approx(9.6e-3)
+
+
+def test_cached_targets_equal_fresh_ones(make_job, pictures, tmp_path):
+    from objectives.pretrain import _cache_targets
+
+    job = make_job("maskdistill", images_seen=96, cache=tmp_path / "cache")
+    fresh, cached = build(job, pictures), build(job, pictures)
+    _cache_targets(cached, job, pictures)
+    assert cached.targets.shape[:2] == (48, 2)
+    losses = []
+    for objective in (fresh, cached):
+        objective.eval()
+        objective.begin_step(0, 0)
+        losses.append(objective(**batch(pictures), mode="loss")["loss"].item())
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)  # float16 targets

@@ -17,13 +17,14 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.model import BaseDataPreprocessor
+from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 Inputs = dict[str, Tensor]
 
 
-@MODELS.register_module()
+@ROOT_MODELS.register_module()  # BaseModel looks for preprocessors there
 class PairPreprocessor(BaseDataPreprocessor):
     """Moves a batch to the device and turns uint8 crops into ``(crop - mean) / std``; features pass untouched.
 
@@ -128,6 +129,7 @@ class SingleObjectTracker(BaseDetector):
         self.template_size, self.search_size = template_size, search_size
         channels, self.template_grid = self._map_shape(template_size)
         search_grid = self.search_grid = self._map_shape(search_size)[1]
+        self.feature_bytes = 4 * channels * (self.template_grid**2 + search_grid**2)  # of one pair, single precision
         self.expected = search_size / search_factor  # pixels
         self.window_weight = window_weight
         self.normalise = nn.BatchNorm1d(channels, affine=False)
@@ -155,7 +157,7 @@ class SingleObjectTracker(BaseDetector):
         )
         self.loss_bbox = MODELS.build(loss_bbox or {"type": "GIoULoss", "loss_weight": 1.5})
         cells = (torch.arange(search_grid) + 0.5) * (search_size / search_grid)
-        self.register_buffer("centres", torch.cartesian_prod(cells, cells).flip(1), persistent=False)  # x, y; row by row
+        self.register_buffer("centres", torch.cartesian_prod(cells, cells).flip(1), persistent=False)  # x, y by row
         window = torch.hann_window(search_grid, periodic=False)
         self.register_buffer("window", torch.outer(window, window).flatten(), persistent=False)
 
@@ -223,7 +225,7 @@ class SingleObjectTracker(BaseDetector):
         return inside
 
     def predict(self, batch_inputs: Inputs, batch_data_samples: list[DetDataSample]) -> list[DetDataSample]:
-        """Adds to each sample ``pred_instances`` with the best box (1, 4), x1, y1, x2, y2 in the search crop, and score.
+        """Adds to each sample ``pred_instances`` with the best box (1, 4), x1, y1, x2, y2 in the search crop.
 
         The best token is chosen by ``(1 - w) score + w window``: the target seldom leaves the middle of the window.
         """

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
-from downstream.task import TaskError
+import torch
+from mmdet.registry import MODELS
+
+from downstream.task import FROZEN_FINETUNE, Job, Outcome, TaskError
+from downstream.tracking.evaluator import OnePassEvaluation
+from downstream.tracking.follow import follow
+from downstream.tracking.frames import FrameStore
+from downstream.tracking.model import SingleObjectTracker
+from downstream.tracking.pairs import FeatureDataset, PairDataset, PairStyle
+from downstream.tracking.train import extract, optimise
+from downstream.tracking.videos import read_videos
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, R, G, B on 0…255
 
 
 @dataclass(frozen=True)
@@ -41,3 +54,102 @@ class Settings:
     test_batch: int = 32  # videos followed side by side
     frames_mb: int = 2048  # decoded frames kept in memory
     features_mb: int = 2048  # frozen: larger features are computed anew at each step, with new pairs in each epoch
+
+    def __post_init__(self) -> None:
+        for name in ("template_size", "search_size", "width", "layers", "heads", "epochs", "batch_size", "test_batch"):
+            if getattr(self, name) < 1:
+                raise TaskError(f"tracking settings: {name} must be at least 1, not {getattr(self, name)}")
+        if self.width % self.heads:
+            raise TaskError(f"tracking settings: width {self.width} is not a multiple of heads {self.heads}")
+        if self.pairs_per_epoch < self.batch_size:
+            raise TaskError(
+                f"tracking settings: pairs_per_epoch {self.pairs_per_epoch} is less than one batch of {self.batch_size}"
+            )
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * (self.pairs_per_epoch // self.batch_size)
+
+    def pair_style(self) -> PairStyle:
+        common = {field.name for field in fields(PairStyle)} & {field.name for field in fields(self)}
+        return PairStyle(**{name: getattr(self, name) for name in common})
+
+
+def read_settings(given: dict[str, Any]) -> Settings:
+    """Settings from the suite's section.
+
+    Raises:
+        TaskError: a name that is not a setting; the message gives the nearest one.
+    """
+    known = [field.name for field in fields(Settings)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0) or known
+            raise TaskError(f"tracking settings: unknown {name!r}; the nearest is {near[0]!r}")
+    return Settings(**given)
+
+
+def build_tracker(job: Job, settings: Settings) -> SingleObjectTracker:
+    """The tracker on ``job.device``, initialised from ``job.seed``; the backbone is frozen under ``frozen``."""
+    torch.manual_seed(job.seed)
+    model = MODELS.build(
+        {
+            "type": "SingleObjectTracker",
+            "backbone": {
+                "type": "TimmBackbone",
+                "folder": str(job.backbone),
+                "out_indices": (settings.out_index,),
+                "frozen": job.protocol == "frozen",
+                "input_size": settings.search_size,
+            },
+            "data_preprocessor": {"type": "PairPreprocessor", "mean": MEAN, "std": STD},
+            **{
+                name: getattr(settings, name)
+                for name in ("template_size", "search_size", "search_factor", "width", "layers", "heads")
+            },
+            "window_weight": settings.window_weight,
+        }
+    )
+    return model.to(job.device)
+
+
+def train(job: Job, settings: Settings, model: SingleObjectTracker, frames: FrameStore) -> list[float]:
+    """Trains in place; returns the losses. A frozen backbone sees each crop once where its features fit in memory."""
+    groups = read_videos(job.data, "train", settings.train_limit)
+    style = settings.pair_style()
+    cached = job.protocol == "frozen" and model.feature_bytes * settings.pairs_per_epoch <= settings.features_mb * 2**20
+    epochs = 1 if cached else settings.epochs
+    pairs = PairDataset(groups, epochs * settings.pairs_per_epoch, job.seed, style, frames)
+    dataset: FeatureDataset | PairDataset = pairs
+    if cached:
+        dataset = extract(model, pairs, settings.batch_size, partial(job.progress, "features"))
+    return optimise(
+        model, dataset, settings.steps, settings.batch_size, job.seed,
+        lr=settings.lr, backbone_lr=settings.backbone_lr, weight_decay=settings.weight_decay, clip=settings.clip,
+        warmup=settings.warmup, drop_at=settings.drop_at, report=partial(job.progress, "train"),
+    )
+
+
+def evaluate(job: Job) -> Outcome:
+    """See :func:`downstream.tracking.evaluate`. ``train_images`` counts both crops of a pair."""
+    if job.protocol not in FROZEN_FINETUNE:
+        raise TaskError(f"tracking: protocol {job.protocol!r} does not apply; one of {', '.join(FROZEN_FINETUNE)}")
+    settings = read_settings(job.settings)
+    frames = FrameStore(settings.frames_mb)
+    videos = [video for group in read_videos(job.data, "test", settings.test_limit) for video in group]
+    model = build_tracker(job, settings)
+    train(job, settings, model, frames)
+
+    total = sum(len(video.frames) - 1 for video in videos)
+    tracks = follow(
+        model, videos, settings.pair_style(), frames, settings.test_batch, settings.smallest,
+        lambda done: job.progress("track", done, total),
+    )
+    metric = OnePassEvaluation(settings.strict_success)
+    metric.process({}, [{"track": track} for track in tracks])
+    means = metric.evaluate(len(tracks))
+    return Outcome(
+        {name: means[name] for name in ("SUC", "P", "NP", "AO", "SR50", "SR75")},
+        2 * settings.steps * settings.batch_size,
+        metric.scores.items,
+    )

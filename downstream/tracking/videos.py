@@ -145,7 +145,7 @@ class GOT10kVideos(VideoSet):
 class OTBVideos(VideoSet):
     """``<name>/img/%04d.jpg`` and ``groundtruth_rect.txt``; ``part`` is a list of names, or empty for all.
 
-    Several targets of one video (``groundtruth_rect.1.txt``, ``.2.txt``) are several sequences, ``Jogging.1`` and so on.
+    Several targets of one video (``groundtruth_rect.1.txt``, ``.2.txt``) are several sequences: ``Jogging.1``, …
     """
 
     SPANS = {  # noqa: RUF012 — frames that the annotation covers, counted from 1, where there are more pictures

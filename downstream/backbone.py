@@ -1,0 +1,134 @@
+"""The seam: a backbone folder as an mmengine module that mmpretrain, mmseg, mmpose and mmdet all find by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from downstream.task import TaskError
+
+FORMAT = 1  # of backbone.json
+# What every task's data preprocessor subtracts and divides by: ImageNet's, R, G, B on 0…255, as in pre-training.
+MEAN = [255 * value for value in IMAGENET_DEFAULT_MEAN]
+STD = [255 * value for value in IMAGENET_DEFAULT_STD]
+
+
+class WeightsError(TaskError):
+    """The weights of a backbone folder cannot be read or do not fit its model."""
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """``backbone.json``: timm's model name and arguments, and where the weights come from.
+
+    Raises:
+        WeightsError: missing, not JSON, of another format, or without model and kwargs.
+    """
+    path = Path(folder) / "backbone.json"
+    try:
+        about = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise WeightsError(f"no {path}: a backbone is a folder with backbone.json and backbone.safetensors") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT or not isinstance(about.get("kwargs"), dict):
+        raise WeightsError(f"{path} is not a backbone description of format {FORMAT}")
+    return about
+
+
+def load_strict(network: nn.Module, folder: Path) -> None:
+    """Give ``network`` exactly the weights of ``folder``; silent partial loading is how wrong numbers are made.
+
+    Raises:
+        WeightsError: naming the first keys that are missing, unexpected or of another shape.
+    """
+    path = Path(folder) / "backbone.safetensors"
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as safetensors ({error})") from error
+    wanted = network.state_dict()
+    wrong = [f"{key} missing" for key in wanted if key not in state]
+    wrong += [f"{key} unexpected" for key in state if key not in wanted]
+    wrong += [
+        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in wanted.items() if key in state and state[key].shape != value.shape
+    ]
+    if wrong:
+        raise WeightsError(f"{path} does not fit the model: {'; '.join(wrong[:4])} ({len(wrong)} keys)")
+    network.load_state_dict(state)
+
+
+@MODELS.register_module()
+class TimmBackbone(BaseModule):
+    """A timm ViT or Swin from a backbone folder, giving feature maps.
+
+    Args:
+        folder: with ``backbone.json`` and ``backbone.safetensors``.
+        out_indices: blocks (ViT) or stages (Swin) whose maps are given, negative ones counted from the end; the last
+            one passes through the final norm.
+        frozen: no gradient, always in evaluation mode.
+        input_size: side or (height, width) of the pictures, in pixels; Swin must know it when built.
+        drop_path_rate: stochastic depth while fine-tuning.
+
+    Raises:
+        WeightsError: the folder cannot be read or its weights do not fit.
+    """
+
+    def __init__(
+        self, folder: str | Path, out_indices: Sequence[int] = (-1,), frozen: bool = True,
+        input_size: int | Sequence[int] | None = None, drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        about = read_about(Path(folder))
+        kwargs = {**about["kwargs"], "num_classes": 0, "drop_path_rate": drop_path_rate}
+        self.is_vit = "swin" not in about["model"]
+        if self.is_vit:
+            kwargs["dynamic_img_size"] = True
+        elif input_size is not None:
+            kwargs["img_size"] = input_size
+        try:
+            self.net = timm.create_model(about["model"], pretrained=False, **kwargs)
+        except Exception as error:  # timm raises many kinds; each means that the description is wrong
+            raise WeightsError(f"{folder}: timm cannot build {about['model']!r} with {kwargs}: {error}") from error
+        load_strict(self.net, Path(folder))
+        count = len(self.net.blocks) if self.is_vit else len(self.net.layers)
+        self.out_indices = tuple(index % count for index in out_indices)
+        self.patch = self.net.patch_embed.patch_size[0]
+        self.stride = self.patch if self.is_vit else self.patch * 2 ** (count - 1)
+        reductions = [info["num_chs"] for info in self.net.feature_info]
+        self.channels = tuple(reductions[index] for index in self.out_indices)
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
+        self.train(not frozen)
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        return super().train(mode and not self.frozen)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> a map (B, D, H / stride, W / stride) for each of ``out_indices``.
+
+        Raises:
+            TaskError: H or W is not a multiple of the patch.
+        """
+        if x.shape[-1] % self.patch or x.shape[-2] % self.patch:
+            raise TaskError(
+                f"input size {tuple(x.shape[-2:])} is not a multiple of the backbone's patch of {self.patch} pixels; "
+                "change the task's input_size"
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            maps = self.net.forward_intermediates(
+                x, indices=list(self.out_indices), norm=True, output_fmt="NCHW", intermediates_only=True
+            )
+        return tuple(maps)

@@ -1,0 +1,108 @@
+"""The command as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TINY = [
+    "--cfg-options", "suite.images_seen=128", "--cfg-options", "suite.batch_size=32",
+    "--cfg-options", "suite.kwargs.depth=1", "--cfg-options", "suite.kwargs.embed_dim=32",
+    "--cfg-options", "suite.kwargs.num_heads=2",
+]
+
+
+def bench(*arguments, cwd=None, timeout=600, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.cli", *map(str, arguments)], capture_output=True, text=True,
+        timeout=timeout, cwd=cwd, check=False, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+    )
+
+
+def refused(done, code=2):
+    """The one line of a refusal: exit code, one line on stderr, nothing on stdout, no traceback."""
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("bench: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "objectives"], ["list", "tasks"], ["list", "suites"]])
+def test_help_and_lists_import_nothing_heavy(arguments):
+    code = (
+        "import sys; sys.argv = ['bench', *%r]\n"
+        "from benchmarks.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'timm', 'mmengine', 'mmcv', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n" % (arguments,)
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert time.monotonic() - started < 5  # generous: the rule is one second on an idle machine
+
+
+def test_list_as_json():
+    rows = json.loads(bench("list", "objectives", "--format", "json").stdout)
+    assert {"maskdistill", "mae", "simmim", "supervised", "random_init"} <= {row["name"] for row in rows}
+    assert all(row["summary"] for row in rows)
+    assert json.loads(bench("list", "tasks", "--format", "json").stdout)[0]["name"] == "classification"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--objective", "maskdistil"], "did you mean 'maskdistill'"),
+        (["--objective", "mae", "--tasks", "poze"], "did you mean 'pose'"),
+        (["--objective", "mae", "--suite", "nimi"], "did you mean 'mini'"),
+        (["--objective", "mae", "--protocol", "finetuned"], "did you mean 'finetune'"),
+        (["--objective", "mae", "--seeds", "-1"], "--seeds -1"),
+        (["--objective", "mae", "--seeds", "0"], "--seeds 0"),
+        (["--objective", "mae", "--seed", "-3"], "--seed -3"),
+        (["--objective", "mae", "--seed", "1", "--seeds", "2"], "one of them"),
+        (["--objective", "mae", "--overwrite", "sometimes"], "--overwrite"),
+        (["--objective", "mae", "--format", "xml"], "--format"),
+        (["--objective", "mae", "--suite", "mini"], "--data-root"),
+        (["--objective", "mae", "--suite", "mini", "--data-root", "no-such-folder"], "no-such-folder"),
+        (["--objective", "mae", "--cfg-options", "objective.loss.typ"], "key=value"),
+        (["--objective", "mae", "--seeds", "many"], "Invalid value"),
+        ([], "Missing option"),
+    ],
+)
+def test_wrong_requests_are_one_line_and_exit_2(arguments, message, tmp_path):
+    line = refused(bench("run", *arguments, cwd=tmp_path))
+    assert message in line
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+def test_dry_run_shows_the_plan_and_touches_nothing(tmp_path):
+    done = bench("run", "--objective", "maskdistill,mae", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "maskdistill seed 0" in done.stderr
+    assert "10 cells" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; run the tests as a user to see this one")
+def test_a_folder_without_write_permission_is_refused(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    line = refused(bench("run", "--objective", "mae", "--runs", tmp_path / "closed" / "runs"))
+    assert "cannot write" in line
+
+
+def test_a_full_disk_is_refused(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    line = refused(bench("run", "--objective", "mae", "--runs", "/dev/full/runs", cwd=tmp_path))
+    assert "cannot write" in line
+
+
+def test_leaderboard_of_no_folder_is_refused(tmp_path):
+    assert "no such folder" in refused(bench("leaderboard", "--runs", tmp_path / "nothing"))

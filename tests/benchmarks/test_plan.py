@@ -1,0 +1,97 @@
+"""Planning: options, folders, fingerprints."""
+
+import pytest
+from benchmarks import suite as suites
+from benchmarks.errors import RequestError
+from benchmarks.plan import Request, parse_value, plan, resolve
+
+from objectives import recipe as recipes
+
+
+def cells(**changes):
+    return plan(Request(**{"objectives": ["maskdistill"], "tasks": ["all"], **changes}))
+
+
+def test_a_backbone_serves_all_its_tasks():
+    planned = cells(objectives=["mae", "random_init"], seeds=(0, 1), protocols=["frozen", "finetune"])
+    assert len(planned) == 2 * 2 * 5 * 2
+    assert len({cell.pretraining.folder for cell in planned}) == 4
+    assert str(planned[0].folder) == "embedded/mae/seed0/classification.frozen"
+
+
+def test_all_means_every_registered_objective():
+    names = {cell.pretraining.recipe.name for cell in cells(objectives=["all"], tasks=["depth"])}
+    assert names == set(recipes.recipes())
+
+
+def test_variants_get_a_folder_and_a_fingerprint_of_their_own():
+    plain, other = cells()[0], cells(options=["objective.loss.type=L1"])[0]
+    assert plain.folder != other.folder
+    assert "@" in str(other.folder)
+    assert other.pretraining.slots["loss"] == {"type": "L1"}
+    assert plain.pretraining.fingerprint("d") != other.pretraining.fingerprint("d")
+    long = cells(budget="long")[0]
+    assert long.pretraining.images_seen > plain.pretraining.images_seen
+    assert long.folder != plain.folder
+
+
+def test_a_fingerprint_covers_seed_data_backbone_and_settings():
+    base = cells()[0]
+    same = cells()[0]
+    assert base.fingerprint("b", "d") == same.fingerprint("b", "d")
+    others = [
+        cells(seeds=(1,))[0].fingerprint("b", "d"), base.fingerprint("other", "d"), base.fingerprint("b", "other"),
+        cells(options=["task.classification.epochs=1"])[0].fingerprint("b", "d"),
+    ]
+    assert len({base.fingerprint("b", "d"), *others}) == 5
+
+
+def test_options_reach_their_place():
+    options = [
+        "objective.corruption.ratio=0.5", "objective.teacher.source=timm:resnet18", "optimiser.lr=1e-3",
+        "crop.scale=[0.5, 1.0]", "suite.kwargs.depth=3", "suite.batch_size=32", "suite.images_seen=640",
+        "task.pose.epochs=2",
+    ]
+    made = resolve(recipes.get("maskdistill"), suites.get("embedded"), "default", options)
+    assert made.slots["corruption"] == {"type": "BlockMask", "ratio": 0.5}
+    assert made.slots["teacher"]["source"] == "timm:resnet18"
+    assert made.optimiser.lr == 1e-3
+    assert made.crop.scale == (0.5, 1.0)
+    assert made.suite.kwargs["depth"] == 3
+    assert (made.suite.batch_size, made.images_seen) == (32, 640)
+    assert {s["epochs"] for s in made.suite.settings["pose"].values()} == {2}
+    assert made.variant["suite.batch_size"] == 32
+    assert suites.get("embedded").batch_size != 32  # the registered suite is left alone
+
+
+@pytest.mark.parametrize(("raw", "value"), [("3", 3), ("0.5", 0.5), ("True", True), ("[1, 2]", [1, 2]), ("L1", "L1")])
+def test_values_are_literals_or_text(raw, value):
+    assert parse_value(raw) == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": ["maskdistil"]}, "did you mean 'maskdistill'"),
+        ({"tasks": ["segmentatoin"]}, "did you mean 'segmentation'"),
+        ({"suite": "embeded"}, "did you mean 'embedded'"),
+        ({"protocols": ["frozn"]}, "did you mean 'frozen'"),
+        ({"budget": "lnog"}, "did you mean 'long'"),
+        ({"seeds": (-1,)}, "seeds"),
+        ({"seeds": ()}, "seeds"),
+        ({"options": ["nonsense"]}, "key=value"),
+        ({"options": ["objctive.loss.type=L1"]}, "did you mean 'objective.'"),
+        ({"options": ["objective.los.type=L1"]}, "did you mean 'loss'"),
+        ({"options": ["objective.loss=L1"]}, "objective.loss.type"),
+        ({"options": ["optimiser.lrr=1"]}, "did you mean 'optimiser.lr'"),
+        ({"options": ["suite.batch_size=0"]}, "at least 1"),
+        ({"options": ["suite.images_seen=-5"]}, "at least 1"),
+        ({"options": ["suite.nonsense=1"]}, "suite."),
+        ({"options": ["task.poze.epochs=1"]}, "did you mean 'pose'"),
+        ({"options": ["task.pose=1"]}, "task.pose.epochs"),
+    ],
+)
+def test_wrong_requests_name_the_thing_and_the_mend(changes, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        cells(**changes)
+    assert "\n" not in str(caught.value)

@@ -9,17 +9,20 @@ the framework's own metric on the raw test pictures.
 from __future__ import annotations
 
 import copy
+import importlib
+import io
 import json
 import logging
 import math
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -91,8 +94,12 @@ def backbone(job: Job, chosen: dict[str, Any]) -> dict[str, Any]:
 
 def channels(job: Job, chosen: dict[str, Any]) -> tuple[int, ...]:
     """Channels of the maps that the backbone will give."""
-    config = backbone(job, chosen)
-    return MODELS.build(config).channels
+    return MODELS.build(backbone(job, chosen)).channels
+
+
+def stride(job: Job, chosen: dict[str, Any]) -> int:
+    """Pixels of the input a cell of the last map stands for."""
+    return MODELS.build(backbone(job, chosen)).stride
 
 
 def run(job: Job, recipe: Recipe, chosen: dict[str, Any]) -> tuple[dict[str, float], int, BaseMetric]:
@@ -103,7 +110,7 @@ def run(job: Job, recipe: Recipe, chosen: dict[str, Any]) -> tuple[dict[str, flo
     """
     with quiet(recipe.scope):
         set_random_seed(job.seed)
-        model = MODELS.build(recipe.model)
+        model = MODELS.build(ConfigDict(recipe.model))
         model.to(job.device)
         test = _dataset(recipe.test, job, chosen["test_limit"], "test")
         if job.protocol == "frozen":
@@ -293,7 +300,7 @@ class _Watch(Hook):
     ) -> None:
         step = runner.iter + 1
         if step % 20 == 0 or step > self.steps - 5:
-            loss = float(outputs["loss"])
+            loss = outputs["loss"].item()
             if not math.isfinite(loss):
                 raise TaskError(f"{self.job.task}: the loss is {loss} at step {step} of {self.steps}; lower lr")
             self.recent = [*self.recent[-4:], loss]
@@ -368,13 +375,16 @@ def _places(job: Job, stage: str) -> dict[str, Any]:
 
 @contextmanager
 def quiet(scope: str):
-    """Make ``scope`` the default and keep mmengine's chatter (it writes to stdout) out of the way."""
+    """Make ``scope`` the default and keep the frameworks' chatter away from stdout, which is for results."""
     # an instance of a fresh name: DefaultScope keeps all of them for ever and refuses to rename one
     DefaultScope.get_instance(f"{scope}-{time.time_ns()}", scope_name=scope)
-    __import__(f"{scope}.models"), __import__(f"{scope}.datasets"), __import__(f"{scope}.evaluation")
+    with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):  # "Could not import OneDL" and the like
+        for part in ("models", "datasets", "evaluation"):
+            importlib.import_module(f"{scope}.{part}")
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):  # xtcocotools prints its tables
+            yield
     finally:
         logging.disable(level)

@@ -7,6 +7,6 @@
 ``render``          that model as markdown, CSV, JSON, LaTeX, HTML, or on a terminal
 ==================  =================================================================================================
 
-Nothing here imports torch or an OpenMMLab package, and scipy, rich, jinja2 and tabulate are imported where they are
-needed, so that a table of many records stands in well under a second.
+Nothing here imports torch or an OpenMMLab package, and rich, jinja2 and tabulate are imported where they are needed, so
+that a table of many records stands in well under a second.
 """

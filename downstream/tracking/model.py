@@ -4,7 +4,7 @@ After SwinTrack (Lin et al. 2022, github LitingLin/SwinTrack): concatenation fus
 Different here, for short schedules on small pictures: features pass a batch normalisation without parameters (as linear
 probes do), so that backbones of any scale train alike; position embeddings start from sines; boxes are predicted
 relative to their token and to the size the search window expects; template tokens are told the share of the target in
-them (SwinTrack must guess its outline from the crop).
+them (SwinTrack must guess its outline from the crop), and search tokens what label propagation makes of that share.
 """
 
 from __future__ import annotations
@@ -134,13 +134,16 @@ class SingleObjectTracker(BaseDetector):
         self.window_weight = window_weight
         self.normalise = nn.BatchNorm1d(channels, affine=False)
         self.project = nn.Linear(channels, width)
+        self.compare = nn.Linear(channels, width, bias=False)  # random projections keep cosines: a fair start
+        # weak at first, so that attention starts from what tokens show and not from where they are
         self.positions = nn.ParameterDict(
             {
-                "template": nn.Parameter(sine_positions(self.template_grid, width)),
-                "search": nn.Parameter(sine_positions(search_grid, width)),
+                "template": nn.Parameter(0.3 * sine_positions(self.template_grid, width)),
+                "search": nn.Parameter(0.3 * sine_positions(search_grid, width)),
             }
         )
         self.target = nn.Parameter(torch.randn(width) * 0.5)  # added to template tokens by the target's share in them
+        self.sharpness = nn.Parameter(torch.tensor(10.0).log())  # of label propagation; DINO's video test has 1 / 0.1
         self.branch = nn.Parameter(torch.randn(2, width) * 0.1)
         self.encoder = nn.ModuleList(
             nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
@@ -185,13 +188,24 @@ class SingleObjectTracker(BaseDetector):
         both = self.normalise(both.flatten(0, 1)).view(both.shape)
         return both[:, :count], both[:, count:]
 
+    def _propagate(self, search: Tensor, template: Tensor, share: Tensor) -> Tensor:
+        """The target's share passed on from template to search tokens, (B, s²), by the likeness of their features.
+
+        A softmax over the template's tokens of their cosines to a search token weighs their shares: the label
+        propagation with which DINO tests features on videos (Caron et al. 2021), under a learnt projection.
+        """
+        search, template = (nn.functional.normalize(self.compare(tokens), dim=-1) for tokens in (search, template))
+        cosine = search @ template.transpose(1, 2)
+        return ((cosine * self.sharpness.exp()).softmax(-1) @ share[..., None]).squeeze(-1)
+
     def _forward(self, batch_inputs: Inputs, batch_data_samples: list[DetDataSample]) -> tuple[Tensor, Tensor]:
         """Score logits (B, s²) and boxes (B, s², 4) as x1, y1, x2, y2 in pixels of the search crop."""
         template, search = self._tokens(batch_inputs)
         boxes = torch.tensor([sample.metainfo["template_box"] for sample in batch_data_samples], device=search.device)
         share = coverage(boxes, self.template_grid, self.template_size)
+        match = self._propagate(search, template, share)
         template = self.project(template) + self.positions["template"] + self.branch[0] + share[..., None] * self.target
-        search = self.project(search) + self.positions["search"] + self.branch[1]
+        search = self.project(search) + self.positions["search"] + self.branch[1] + match[..., None] * self.target
         tokens = torch.cat([template, search], 1)
         for layer in self.encoder:
             tokens = layer(tokens)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmdet.registry import MODELS
 
+from downstream.backbone import MEAN, STD
 from downstream.task import FROZEN_FINETUNE, Job, Outcome, TaskError
 from downstream.tracking.evaluator import OnePassEvaluation
 from downstream.tracking.follow import follow
@@ -19,7 +20,6 @@ from downstream.tracking.pairs import FeatureDataset, PairDataset, PairStyle
 from downstream.tracking.train import extract, optimise
 from downstream.tracking.videos import read_videos
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, R, G, B on 0…255
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Settings:
     search_size: int = 96  # pixels [224]; twice the template keeps the target at one size in both
     template_factor: float = 2.0  # side of the window in target sizes [2]
     search_factor: float = 4.0  # [4]
-    width: int = 96  # of the fusion [512]
+    width: int = 64  # of the fusion [512]
     layers: int = 2  # of its encoder [8]
     heads: int = 4  # [8]
     epochs: int = 3  # [300]
     pairs_per_epoch: int = 1536  # [131072]; frozen with a cache: the same pairs in every epoch
     batch_size: int = 32  # [64 per process]
-    lr: float = 1e-3  # [5e-4]
+    lr: float = 2e-3  # [5e-4]
     backbone_lr: float = 0.1  # finetune: times lr [.1]
     weight_decay: float = 1e-4  # [1e-4]
     clip: float = 1.0  # norm of the gradient [.1]
@@ -96,7 +96,7 @@ def build_tracker(job: Job, settings: Settings) -> SingleObjectTracker:
         {
             "type": "SingleObjectTracker",
             "backbone": {
-                "type": "TimmBackbone",
+                "type": "mmengine.TimmBackbone",
                 "folder": str(job.backbone),
                 "out_indices": (settings.out_index,),
                 "frozen": job.protocol == "frozen",

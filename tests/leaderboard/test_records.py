@@ -125,7 +125,7 @@ def test_edited_values_are_noticed(tmp_path, make_record, changes):
         ({"objective": "\x1b[31m"}, "objective"),
         ({"objective": ""}, "objective"),
         ({"objective": 3}, "objective"),
-        ({"objective": "\ud800"}, "surrogate"),
+        ({"objective": "\ud800"}, "objective"),
         ({"environment__hardware": "\ud800"}, "surrogate"),
         ({"seed": -1}, "seed"),
         ({"seed": 1.0}, "seed"),

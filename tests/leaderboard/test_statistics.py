@@ -5,7 +5,7 @@ import random
 import pytest
 from scipy import stats
 
-from leaderboard.statistics import Summary, competition_ranks, intervals_overlap, mean_ranks, summarise
+from leaderboard.statistics import Summary, _t975, competition_ranks, intervals_overlap, mean_ranks, summarise
 
 
 @pytest.mark.parametrize("values", [[61.2, 60.4, 62.9], [1.0, 2.0], [0.31, 0.3, 0.35, 0.29, 0.33], [5.0, 5.0, 5.0]])
@@ -20,6 +20,11 @@ def test_interval_of_fixed_numbers():
     # t(0.975, 2) = 4.302653, s = 1, so 2 ± 4.302653 / √3
     summary = summarise([1.0, 2.0, 3.0])
     assert summary == Summary(2.0, pytest.approx((2 - 2.4841377, 2 + 2.4841377), abs=1e-6), 3)
+
+
+def test_every_quantile_agrees_with_scipy():
+    for degrees in (*range(1, 60), 99, 100, 999):
+        assert _t975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-11)
 
 
 def test_one_seed_has_no_interval():

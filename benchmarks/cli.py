@@ -22,6 +22,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="Build or check a suite's data.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
+UsageError = typer.BadParameter.__base__  # of a wrong option; typer carries click within itself and does not export it
+
 EXIT_FAILED, EXIT_REQUEST, EXIT_INTERRUPTED = 1, 2, 130
 
 RunsOption = Annotated[Path, typer.Option(help="Folder of backbones and records.")]
@@ -312,8 +314,6 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point: errors become one line on stderr and an exit code."""
-    import click
-
     from leaderboard.records import RecordError
     from objectives.recipe import ObjectiveError
 
@@ -321,11 +321,11 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         raise SystemExit(code if isinstance(code, int) else 0)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         raise SystemExit(stop.exit_code) from None
-    except click.exceptions.Abort:
+    except typer.Abort:
         raise SystemExit(EXIT_INTERRUPTED) from None
-    except click.ClickException as error:
+    except UsageError as error:
         print(f"bench: {error.format_message()}", file=sys.stderr)
     except (RequestError, RecordError, ObjectiveError) as error:
         print(f"bench: {error}", file=sys.stderr)

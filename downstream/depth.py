@@ -1,4 +1,4 @@
-"""Depth: mmseg's DepthEstimator, a linear layer from a token to its patch's depths, SiLog; metrics per picture, averaged."""
+"""Depth: mmseg's DepthEstimator, linear from a token to its patch's depths, SiLog; metrics per picture, averaged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def evaluate(job: Job) -> Outcome:
 class DepthList(BaseSegDataset):
     """Pictures with depth from a list file of BTS's form; paths start at the data root or at its first sub-folder."""
 
-    METAINFO = {"classes": ("depth",), "palette": [[0, 0, 0]]}
+    METAINFO = {"classes": ("depth",), "palette": [[0, 0, 0]]}  # noqa: RUF012 (mmengine copies it)
 
     def load_data_list(self) -> list[dict]:
         """One entry a line of the list.
@@ -118,7 +118,7 @@ class LinearDepthHead(LinearDenseMixin, BaseDecodeHead):
 
 @METRICS.register_module()
 class PictureDepthMetric(MmsegDepthMetric):
-    """mmseg's depth metric (per picture, then averaged), keeping each picture's RMSE; pictures without depth are left out."""
+    """mmseg's depth metric (per picture, then averaged); keeps each picture's RMSE, leaves out those without depth."""
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         scored = [(truth, metres) for truth, metres in results if len(truth)]

@@ -28,7 +28,7 @@ def evaluate(job: Job) -> Outcome:
 
 
 def read_classes(root: Path) -> list[str]:
-    """Class names from ``objectInfo.txt`` (ADE20K's: ``objectInfo150.txt``): the last column of every line but the first.
+    """Class names from ``objectInfo.txt`` (ADE20K's: ``objectInfo150.txt``): last column, first line left out.
 
     Raises:
         TaskError: no such table, or an empty one.

@@ -1,0 +1,99 @@
+"""Renders and writes everything that a spec asks for, several batches side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.scenes import CLASSES, VERSION, Progress, SceneSpec, layout, raycast, video
+from benchmarks.scenes.writers import Writer
+
+BATCH = 12  # pictures rendered at once: enough to hide a call's cost, few enough to stay in the cache
+LEAST_SEEN = {"main": 0.6, "figure": 0.5}  # of the unoccluded pixels
+LEAST_MAIN = 0.03  # of the picture's pixels
+
+
+def fill(folder: Path, spec: SceneSpec, progress: Progress) -> str:
+    """Fill a folder and return the fingerprint; as many threads as torch would use, each with torch to itself.
+
+    Batches side by side rather than torch's own threads inside a batch: those wait for each other at every operation,
+    which costs far more than it gains as soon as another process wants a core.
+    """
+    writer = Writer(folder, spec.size)
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for split, number, count in (
+            ("train", layout.TRAIN, spec.pictures_train), ("val", layout.VAL, spec.pictures_val)
+        ):
+            writer.folders(split, count)
+            batches = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+            work = [pool.submit(_pictures, writer, spec, split, number, batch) for batch in batches]
+            _watch(work, f"{split} pictures", count, progress)
+        for split, number, count in (
+            ("training", layout.VIDEO_TRAIN, spec.videos_train), ("testing", layout.VIDEO_TEST, spec.videos_test)
+        ):
+            work = [pool.submit(_video, writer, spec, split, number, index) for index in range(count)]
+            _watch(work, f"{split} videos", count, progress)
+        labels = writer.close()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+    return hashlib.sha256(json.dumps([asdict(spec), VERSION, labels], sort_keys=True).encode()).hexdigest()
+
+
+def _watch(work: Sequence[Future[int]], stage: str, total: int, progress: Progress) -> None:
+    done = 0
+    for future in as_completed(work):
+        done += future.result()
+        progress(stage, done, total)
+
+
+def _pictures(writer: Writer, spec: SceneSpec, split: str, number: int, indices: Sequence[int]) -> int:
+    """Render and write some pictures; those that came out badly are drawn again."""
+    attempts = dict.fromkeys(indices, 0)
+    while attempts:
+        stills = [layout.still(spec.seed, number, index, attempt, spec.size) for index, attempt in attempts.items()]
+        out = raycast.render([still.scene for still in stills], spec.size)
+        for place, still in enumerate(stills):
+            if acceptable(out.group[place], out.silhouettes[place]) or still.attempt > layout.FALLBACK:
+                writer.picture(
+                    split, still, out.picture[place], out.label[place], out.depth[place], out.group[place],
+                    out.silhouettes[place],
+                )
+                del attempts[still.index]
+            else:
+                attempts[still.index] += 1
+    return len(indices)
+
+
+def acceptable(group: np.ndarray, silhouettes: np.ndarray) -> bool:
+    """Whether the main object, and the figure where there is one, are seen well enough.
+
+    ``group`` (H, W) of what is seen and ``silhouettes`` (2, H, W) of main object and figure, as in ``Rendered``.
+    """
+    main, figure = silhouettes.sum((1, 2))
+    if main < LEAST_MAIN * group.size or (group == raycast.MAIN).sum() < LEAST_SEEN["main"] * main:
+        return False
+    return bool((group == raycast.FIGURE).sum() >= LEAST_SEEN["figure"] * figure)
+
+
+def _video(writer: Writer, spec: SceneSpec, split: str, number: int, index: int) -> int:
+    frames = spec.frames_train if split == "training" else spec.frames_test
+    clip = video.video(spec.seed, number, index, frames, spec.size)
+    batches = [raycast.render(clip.scenes[start : start + BATCH], spec.size) for start in range(0, frames, BATCH)]
+    # The numbers of a class run on from the training videos to the test videos.
+    before = 0 if split == "training" else len(range(clip.shape, spec.videos_train, len(CLASSES)))
+    writer.video(
+        split, index, clip.shape, 1 + before + index // len(CLASSES),
+        np.concatenate([batch.picture for batch in batches]), np.concatenate([batch.group for batch in batches]),
+        np.concatenate([batch.silhouettes[:, raycast.MAIN - 1] for batch in batches]),
+    )
+    return 1

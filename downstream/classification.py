@@ -10,7 +10,7 @@ from downstream.task import Job, Outcome, TaskError
 
 def evaluate(job: Job) -> Outcome:
     """Image folders ``{root}/{train,val}/<class>/*``; ``data`` has root, train, val."""
-    chosen = engine.settings(job, input_size=64, epochs=30, batch_size=128, lr=[3e-3, 1e-2], label_smoothing=0.0)
+    chosen = engine.settings(job, input_size=64, epochs=30, batch_size=128, lr=[3e-3, 1.2e-2], label_smoothing=0.0)
     root = Path(job.data["root"])
     folders = {part: common.need(root / job.data[part], "classification") for part in ("train", "val")}
     classes = [path.name for path in sorted(folders["train"].iterdir()) if path.is_dir()]

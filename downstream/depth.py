@@ -26,7 +26,7 @@ def evaluate(job: Job) -> Outcome:
 
     ``data``: root, train_list, test_list, max_depth (m), depth_scale (units per metre), crop (None or "eigen").
     """
-    chosen = engine.settings(job, input_size=64, epochs=8, batch_size=32, lr=[1e-3, 4e-3], upsample=4)
+    chosen = engine.settings(job, input_size=64, epochs=8, batch_size=32, lr=[4e-3, 1.6e-2], upsample=4)
     if job.data.get("crop") not in CROPS:
         raise TaskError(f"depth: crop {job.data['crop']!r} is neither None nor 'eigen'")
     for key in ("train_list", "test_list"):

@@ -22,7 +22,7 @@ def evaluate(job: Job) -> Outcome:
     times as fine as the tokens. ``head``: "linear", or "classic" (two deconvolutions of 256 channels, ViTPose).
     """
     chosen = engine.settings(
-        job, input_size=64, epochs=20, batch_size=32, lr=[2e-3, 8e-3], head="linear", upsample=4, sigma=1.5,
+        job, input_size=64, epochs=12, batch_size=32, lr=[4e-3, 1.6e-2], head="linear", upsample=4, sigma=1.5,
         flip_test=True,
     )
     if chosen["head"] not in ("linear", "classic"):

@@ -18,7 +18,7 @@ IGNORE = 255
 
 def evaluate(job: Job) -> Outcome:
     """ADE20K layout: ``images/<part>/*.jpg``, ``annotations/<part>/*.png`` (0 = ignored), ``objectInfo*.txt``."""
-    chosen = engine.settings(job, input_size=64, epochs=8, batch_size=32, lr=[1e-3, 4e-3], upsample=4)
+    chosen = engine.settings(job, input_size=64, epochs=6, batch_size=32, lr=[4e-3, 1.6e-2], upsample=4)
     root = Path(job.data["root"])
     for part in ("train", "val"):
         for folder in ("images", "annotations"):

@@ -129,7 +129,7 @@ def _draw(seed: int, split: int, index: int, attempt: int, count: int, size: int
         piece = make((0, tall / 2, 0), (wide, tall / 2, wide), 9 + number, shapes.turn_y(things.uniform(0, 3)))
         at = np.array([column * depth / (focal * size / 128), 0, depth])
         aside = abs(cameras[0].project(at[None], size)[0, 0] - start[0]) > 26 * size / 128
-        crossing = np.abs(np.stack([path[:, (0, 2)] - at[(0, 2),] for path in paths])).max(2).min() < 0.45
+        crossing = np.abs(np.stack([path - at for path in paths])[..., [0, 2]]).max(2).min() < 0.45
         if aside and not crossing:
             still.append(shapes.gather([piece], layout.CLUTTER).placed(at))
     # It starts alone and whole.

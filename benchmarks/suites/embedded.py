@@ -34,10 +34,22 @@ suite = Suite(
         "tracking": {"root": "lasot", "layout": "lasot", "train": "training_set.txt", "test": "testing_set.txt"},
     },
     settings={
-        "classification": {"frozen": {"input_size": 64}, "finetune": {"input_size": 64}},
-        "segmentation": {"frozen": {"input_size": 64}, "finetune": {"input_size": 64}},
-        "pose": {"frozen": {"input_size": (64, 64)}, "finetune": {"input_size": (64, 64)}},
-        "depth": {"frozen": {"input_size": 64}, "finetune": {"input_size": 64}},
+        "classification": {
+            "frozen": {"input_size": 64},
+            "finetune": {"input_size": 64, "epochs": 8, "lr": 2e-3, "batch_size": 64, "weight_decay": 0.05},
+        },
+        "segmentation": {
+            "frozen": {"input_size": 64, "train_limit": 1800},
+            "finetune": {"input_size": 64, "train_limit": 1800, "epochs": 8, "lr": 2e-3, "weight_decay": 0.05},
+        },
+        "pose": {
+            "frozen": {"input_size": 64},
+            "finetune": {"input_size": 64, "epochs": 15, "lr": 2e-3, "weight_decay": 0.05},
+        },
+        "depth": {
+            "frozen": {"input_size": 64, "train_limit": 1800},
+            "finetune": {"input_size": 64, "train_limit": 1800, "epochs": 8, "lr": 2e-3, "weight_decay": 0.05},
+        },
         "tracking": {"frozen": {}, "finetune": {}},
     },
     rendered=True,

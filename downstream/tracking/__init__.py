@@ -15,6 +15,9 @@ def evaluate(job: Job) -> Outcome:
         MissingData: a folder, list, annotation or frame is not there.
         TaskError: a setting, annotation or frame that cannot be used; the message names it and the mend.
     """
-    from downstream.tracking.run import evaluate as run  # torch and mmdet load only when a cell is computed
+    from downstream.engine import quiet  # torch and mmdet load only when a cell is computed
 
-    return run(job)
+    with quiet("mmdet"):
+        from downstream.tracking.run import evaluate as run
+
+        return run(job)

@@ -21,6 +21,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from downstream.task import TaskError
+
 Inputs = dict[str, Tensor]
 
 
@@ -168,7 +170,15 @@ class SingleObjectTracker(BaseDetector):
     def _map_shape(self, size: int) -> tuple[int, int]:
         """Channels and side of the map that the backbone makes of a crop of ``size`` pixels."""
         was_training = self.backbone.training
-        shape = self.backbone.eval()(torch.zeros(1, 3, size, size))[-1].shape
+        try:
+            shape = self.backbone.eval()(torch.zeros(1, 3, size, size))[-1].shape
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, TaskError):
+                raise
+            raise TaskError(
+                f"tracking: the backbone takes no crops of {size} pixels ({error}); "
+                "give template_size and search_size one value that fits it"
+            ) from None
         self.backbone.train(was_training)
         return shape[1], shape[3]
 

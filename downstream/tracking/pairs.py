@@ -14,7 +14,6 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from downstream.task import TaskError
 from downstream.tracking.crops import cut, jittered, window_around
 from downstream.tracking.frames import FrameStore
 from downstream.tracking.videos import Video
@@ -22,7 +21,7 @@ from downstream.tracking.videos import Video
 
 @dataclass(frozen=True)
 class PairStyle:
-    """How pairs are drawn and cut. Values of SwinTrack, its stronger colour jitter left out."""
+    """How pairs are drawn and cut: as in SwinTrack where no other value stands in brackets."""
 
     template_size: int = 112  # pixels
     search_size: int = 224
@@ -34,6 +33,7 @@ class PairStyle:
     brightness: float = 0.4  # both crops times 1 ± this, each its own
     grey: float = 0.05  # share of pairs without colour
     flip: float = 0.5  # share of pairs mirrored
+    recolour: float = 0.5  # share of pairs whose red, green and blue change places: new objects from few videos [0]
 
 
 def draw_frames(video: Video, max_gap: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -82,9 +82,7 @@ class PairDataset(Dataset):
     def __init__(
         self, groups: Sequence[Sequence[Video]], length: int, seed: int, style: PairStyle, frames: FrameStore
     ) -> None:
-        self.groups = [[video for video in group if len(video.usable)] for group in groups]
-        if not all(self.groups):
-            raise TaskError("tracking data: a train part has no video with a visible target; check its annotation")
+        self.groups = groups
         self.length, self.seed, self.style, self.frames = length, seed, style, frames
 
     def __len__(self) -> int:
@@ -108,6 +106,9 @@ class PairDataset(Dataset):
         boxes = [template.to_crop(video.boxes[first]), search.to_crop(video.boxes[second])]
         if rng.random() < style.grey:
             crops = [crop.mean(2, keepdims=True).astype(np.uint8).repeat(3, 2) for crop in crops]
+        if rng.random() < style.recolour:
+            order = rng.permutation(3)
+            crops = [crop[..., order] for crop in crops]
         if rng.random() < style.flip:
             crops = [crop[:, ::-1] for crop in crops]
             for crop, box in zip(crops, boxes, strict=True):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dataset import default_collate
-from mmengine.optim import LinearLR, MultiStepLR, build_optim_wrapper
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from downstream.task import TaskError
@@ -16,14 +20,6 @@ from downstream.tracking.pairs import FeatureDataset, PairDataset
 
 Report = Callable[[int, int], None]
 """Called as ``report(done, total)``."""
-
-
-def batches(dataset: Dataset, batch_size: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Batches without end, shuffled anew in each round; incomplete ones are dropped."""
-    generator = torch.Generator().manual_seed(seed)
-    loader = DataLoader(dataset, batch_size, True, generator=generator, drop_last=True, collate_fn=default_collate)
-    while True:
-        yield from loader
 
 
 @torch.no_grad()
@@ -37,9 +33,25 @@ def extract(model: SingleObjectTracker, pairs: PairDataset, batch_size: int, rep
         inputs = model.data_preprocessor(batch)["inputs"]
         for part, kept in features.items():
             kept.append(model.extract_feat(inputs[part]).float().cpu())
-        samples.extend(batch["data_samples"])
+        samples.extend(sample.to("cpu") for sample in batch["data_samples"])
         report(number, len(loader))
     return FeatureDataset((torch.cat(features["template"]), torch.cat(features["search"])), samples)
+
+
+class _Watch(Hook):
+    """Keeps the losses, reports the steps, and stops with a reason when the loss is not finite."""
+
+    def __init__(self, steps: int, report: Report) -> None:
+        self.steps, self.report, self.losses = steps, report, []
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        step, loss = runner.iter + 1, outputs["loss"].item()
+        if not math.isfinite(loss):
+            raise TaskError(f"tracking: the loss is {loss} at step {step} of {self.steps}; lower lr in the settings")
+        self.losses.append(loss)
+        self.report(step, self.steps)
 
 
 def optimise(
@@ -55,36 +67,47 @@ def optimise(
     clip: float,
     warmup: float,
     drop_at: float,
-    report: Report,
+    work_dir: Path,
+    report: Report = lambda done, total: None,
 ) -> list[float]:
-    """AdamW with a linear warm-up and one drop to a tenth (SwinTrack); returns the loss of each step.
+    """AdamW with a linear warm-up and one drop to a tenth (SwinTrack), by mmengine's Runner; the loss of each step.
 
     Args:
         backbone_lr: factor on ``lr`` for the backbone's weights.
         clip: largest norm of the gradient.
         warmup, drop_at: shares of ``steps``.
+        work_dir: where the Runner puts what it insists on writing.
     """
-    wrapper = build_optim_wrapper(
-        model,
-        {
+    watch = _Watch(steps, report)
+    schedule: list[dict[str, Any]] = [
+        {"type": "MultiStepLR", "milestones": [max(1, round(steps * drop_at))], "by_epoch": False}
+    ]
+    if round(steps * warmup) > 1:
+        end = round(steps * warmup)
+        schedule.append({"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": end, "by_epoch": False})
+    runner = Runner(
+        model=model,
+        work_dir=str(work_dir / "mmengine"),
+        experiment_name=f"tracking-{time.time_ns()}",  # mmengine refuses a name it has seen
+        randomness={"seed": seed},
+        log_level="ERROR",
+        default_scope="mmdet",
+        default_hooks={"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
+        train_dataloader={
+            "dataset": dataset, "batch_size": batch_size, "num_workers": 0, "drop_last": True,
+            "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": seed},
+            "collate_fn": {"type": "default_collate"},
+        },
+        train_cfg={"by_epoch": False, "max_iters": steps},
+        optim_wrapper={
             "type": "OptimWrapper",
             "optimizer": {"type": "AdamW", "lr": lr, "weight_decay": weight_decay},
             "paramwise_cfg": {"custom_keys": {"backbone": {"lr_mult": backbone_lr}}},
             "clip_grad": {"max_norm": clip},
         },
+        param_scheduler=schedule,
+        custom_hooks=[watch],
     )
-    schedules = [
-        LinearLR(wrapper, 0.001, by_epoch=False, begin=0, end=max(1, round(steps * warmup))),
-        MultiStepLR(wrapper, [max(1, round(steps * drop_at))], by_epoch=False),
-    ]
-    losses = []
     model.train()
-    for step, batch in zip(range(steps), batches(dataset, batch_size, seed), strict=False):
-        loss = float(model.train_step(batch, wrapper)["loss"])
-        if not torch.isfinite(torch.tensor(loss)):
-            raise TaskError(f"tracking: the loss is {loss} at step {step + 1}; lower lr in the suite's settings")
-        losses.append(loss)
-        for schedule in schedules:
-            schedule.step()
-        report(step + 1, steps)
-    return losses
+    runner.train()
+    return watch.losses

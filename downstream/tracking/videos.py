@@ -62,7 +62,10 @@ def make_video(name: str, folder: Path, frames: list[str], boxes: np.ndarray, vi
         raise TaskError(f"{file}: line {wrong[0] + 1} is not a number; correct it or mark the frame as not visible")
     if not has_area(boxes[:1])[0]:
         raise TaskError(f"{file}: the first box has no area, nothing to track; correct line 1 or leave out {name}")
-    return Video(name, tuple(f"{folder}/{frame}" for frame in frames), np.nan_to_num(boxes, nan=0.0), visible)
+    video = Video(name, tuple(f"{folder}/{frame}" for frame in frames), np.nan_to_num(boxes, nan=0.0), visible)
+    if not len(video.usable):
+        raise TaskError(f"{file}: the target is flagged as not visible in every frame; correct the flags")
+    return video
 
 
 class VideoSet:

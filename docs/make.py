@@ -1,0 +1,50 @@
+"""Writes the generated parts of README.md from the committed records: ``python docs/make.py`` (``--check`` only compares).
+
+A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from leaderboard.records import read_records
+from leaderboard.render import render
+from leaderboard.table import build
+
+ROOT = Path(__file__).parent.parent
+PARTS = {"board": "embedded", "mini": "mini"}  # name of the part -> suite
+
+
+def table(suite: str) -> str:
+    """A suite's committed records as markdown; empty where there are none."""
+    folder = ROOT / "leaderboard" / "records" / suite
+    if not folder.is_dir():
+        return ""
+    records, invalid = read_records([folder])
+    return render(build(records, invalid, suite=suite), "md").strip()
+
+
+def written(text: str) -> str:
+    """README with every part made anew."""
+    for name, suite in PARTS.items():
+        pattern = re.compile(rf"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        made = table(suite)
+        text = pattern.sub(lambda found, made=made: found[1] + (made + "\n" if made else "") + found[2], text)
+    return text
+
+
+def main() -> int:
+    """Write, or with ``--check`` say whether the file is up to date."""
+    path = ROOT / "README.md"
+    old = path.read_text()
+    new = written(old)
+    if "--check" in sys.argv:
+        return int(old != new)
+    path.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import timm
+import torch
+from downstream.task import Job
+from safetensors.torch import save_file
+
+VIT = ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2})
+
+
+def write_backbone(folder, model=VIT[0], kwargs=VIT[1], seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    net = timm.create_model(model, **{**kwargs, "num_classes": 0})
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "backbone.safetensors")
+    (folder / "backbone.json").write_text(json.dumps({"format": 1, "model": model, "kwargs": kwargs}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory):
+    """A tiny random ViT: 32 px, patch 8."""
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def picture(rng, label):
+    """A 48 x 48 picture whose quadrants tell the label, with noise."""
+    out = rng.integers(0, 90, (48, 48, 3), dtype=np.uint8)
+    out[24 * (label // 2) : 24 * (label // 2) + 24, 24 * (label % 2) : 24 * (label % 2) + 24, label % 3] += 150
+    return out
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """12 training and 8 test pictures in the native layouts of four tasks: root folder."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+
+    def write(path, array):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), array)
+
+    coco = {}
+    for part, count, ade, split in (("train", 12, "training", "train"), ("val", 8, "validation", "val")):
+        lines = []
+        coco[part] = {"images": [], "annotations": [], "categories": [{
+            "id": 1, "name": "person", "keypoints": [f"k{i}" for i in range(17)], "skeleton": []}]}
+        for i in range(count):
+            label = i % 4
+            image = picture(rng, label)
+            write(root / "imagenet" / split / "abcd"[label] / f"{i}.jpg", image)
+            write(root / "ade" / "images" / ade / f"{i}.jpg", image)
+            mask = np.zeros((48, 48), np.uint8)
+            mask[:, :24], mask[:, 24:], mask[:4] = 1, 2 + label % 2, 0
+            write(root / "ade" / "annotations" / ade / f"{i}.png", mask)
+            write(root / "coco" / part / f"{i}.jpg", image)
+            coco[part]["images"].append({"id": i, "file_name": f"{i}.jpg", "width": 48, "height": 48})
+            points = rng.uniform(8, 40, (17, 2))
+            flat = [float(v) for x, y in points for v in (x, y, 2)]
+            coco[part]["annotations"].append({
+                "id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "area": 900.0, "num_keypoints": 17,
+                "bbox": [6.0, 6.0, 36.0, 36.0], "keypoints": flat})
+            write(root / "nyu" / f"s/rgb_{part}_{i}.jpg", image)
+            depth = np.linspace(1000, 3000, 48 * 48).reshape(48, 48).astype(np.uint16)
+            depth[:, :5] = 0
+            write(root / "nyu" / f"s/depth_{part}_{i}.png", depth)
+            lines.append(f"/s/rgb_{part}_{i}.jpg /s/depth_{part}_{i}.png 518.8")
+        (root / "nyu" / f"{part}.txt").write_text("\n".join(lines) + "\n")
+        (root / "coco" / f"{part}.json").write_text(json.dumps(coco[part]))
+    (root / "ade" / "objectInfo.txt").write_text("Idx\tName\n1\tone\n2\ttwo\n3\tthree\n")
+    return root
+
+
+SECTIONS = {
+    "classification": {"root": "imagenet", "train": "train", "val": "val"},
+    "segmentation": {"root": "ade", "train": "training", "val": "validation"},
+    "pose": {"root": "coco", "train_images": "train", "val_images": "val", "train_annotations": "train.json",
+             "val_annotations": "val.json"},
+    "depth": {"root": "nyu", "train_list": "train.txt", "test_list": "val.txt", "max_depth": 10.0,
+              "depth_scale": 1000, "crop": None},
+}
+TINY = {"input_size": 32, "epochs": 2, "batch_size": 4, "lr": [1e-3, 1e-2]}
+
+
+@pytest.fixture
+def make_job(backbone, data, tmp_path):
+    """A factory of jobs on the tiny data: ``make_job("depth", "frozen", epochs=…)``."""
+
+    def make(task, protocol="frozen", root=None, folder=None, **settings):
+        section = {**SECTIONS[task], "root": str((root or data) / SECTIONS[task]["root"])}
+        (tmp_path / "work").mkdir(exist_ok=True)
+        return Job(folder or backbone, task, protocol, section, {**TINY, **settings}, 0, "cpu", tmp_path / "work")
+
+    return make

@@ -1,0 +1,42 @@
+"""The numbers in the documents are those of the committed records."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from leaderboard.records import read_records
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_readme_agrees_with_the_records():
+    done = subprocess.run([sys.executable, ROOT / "docs" / "make.py", "--check"], cwd=ROOT, check=False)
+    assert done.returncode == 0, "README.md is out of date; run: python docs/make.py"
+
+
+def test_committed_records_are_valid():
+    records, invalid = read_records([ROOT / "leaderboard" / "records"])
+    assert records
+    assert not invalid
+
+
+def test_the_wheel_holds_exactly_the_four_packages(tmp_path):
+    import configparser
+
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for top in ("objectives", "downstream", "leaderboard", "benchmarks") for path in (ROOT / top).rglob("__init__.py")
+    }
+    assert listed == found
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
+        check=True, capture_output=True,
+    )
+    import zipfile
+
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert tops == {"objectives", "downstream", "leaderboard", "benchmarks"}

@@ -1,4 +1,4 @@
-"""Writes the generated parts of README.md from the committed records: ``python docs/make.py`` (``--check`` only compares).
+"""Writes the generated parts of README.md from committed records: ``python docs/make.py``; ``--check`` only compares.
 
 A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
 """

@@ -28,7 +28,8 @@ def test_the_wheel_holds_exactly_the_four_packages(tmp_path):
     listed = set(config["options"]["packages"].split())
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for top in ("objectives", "downstream", "leaderboard", "benchmarks") for path in (ROOT / top).rglob("__init__.py")
+        for top in ("objectives", "downstream", "leaderboard", "benchmarks")
+        for path in (ROOT / top).rglob("__init__.py")
     }
     assert listed == found
     subprocess.run(

@@ -13,9 +13,8 @@ pytestmark = [
 
 @pytest.mark.parametrize("name", ["maskdistill", "mae", "simmim", "supervised"])
 def test_pretraining_on_cuda_follows_the_cpu(name, tmp_path):
-    from objectives.pretrain import Pictures, PretrainJob, pretrain
-
     from objectives import recipe as recipes
+    from objectives.pretrain import Pictures, PretrainJob, pretrain
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=generator)

@@ -27,6 +27,7 @@ VOID = 0  # the label of the sky: no class, no depth
 Vector = tuple[Tensor, Tensor, Tensor]
 FAR = 1.0e3  # metres; where the sky hangs
 GRID = 1.0e-6  # parameters are rounded to this, so that the last bit of a machine's sine never reaches a pixel
+TINY = 1.0e-12  # stands for the zeros of rays that run along an axis
 INDEX_BITS = 24
 
 
@@ -151,7 +152,7 @@ def box(origin: Vector, direction: Vector) -> Tensor:
     """The cube from -1 to 1: the last of three entries, if it comes before the first exit."""
     entry, leave = None, None
     for o, d in zip(origin, direction, strict=True):
-        inverse = 1 / d
+        inverse = 1 / torch.where(d.abs() < TINY, TINY, d)
         middle, reach = -o * inverse, inverse.abs()
         near, far = middle - reach, middle + reach
         entry = near if entry is None else torch.maximum(entry, near)
@@ -180,7 +181,7 @@ def cylinder(origin: Vector, direction: Vector, mean: Tensor, slope: Tensor) -> 
 def capsule(origin: Vector, direction: Vector, length: Tensor) -> Tensor:
     """All points within 1 of the segment from (0, -length, 0) to (0, length, 0)."""
     (x, y, z), (dx, dy, dz) = origin, direction
-    a = dx * dx + dz * dz
+    a = (dx * dx + dz * dz).clamp(min=TINY)
     b = x * dx + z * dz
     inside = b * b - a * (x * x + z * z - 1)
     distance = (-b - inside.clamp(min=0).sqrt()) / a

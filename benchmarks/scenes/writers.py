@@ -62,14 +62,14 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     """COCO's uncompressed run-length encoding: runs down the columns, the first one of zeros."""
-    flat = np.concatenate([[0], mask.T.reshape(-1).astype(np.uint8), [0]])
+    flat = np.concatenate([[0], mask.T.reshape(-1).astype(np.uint8)])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     edges = np.concatenate([[0], changes, [mask.size]])
     return {"size": list(mask.shape), "counts": np.diff(edges).tolist()}
 
 
 class Writer:
-    """Writes under ``root``, from several threads; ``close`` writes the lists and returns the hash of all labels."""
+    """Writes under ``root``, from several threads; ``close`` writes the lists and returns the hash of all."""
 
     def __init__(self, root: Path, size: int) -> None:
         self.root, self.size = root, size
@@ -136,6 +136,7 @@ class Writer:
         digest = hashlib.sha256(json.dumps(facts).encode())
         digest.update(label.tobytes())
         digest.update(millimetres.tobytes())
+        digest.update(picture.tobytes())
         self.digests[f"{split}/{index:06d}"] = digest.hexdigest()
 
     def _keypoints(self, still: layout.Still, depth: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -167,12 +168,13 @@ class Writer:
         (folder / "full_occlusion.txt").write_text(",".join(map(str, hidden)))
         (folder / "out_of_view.txt").write_text(",".join(map(str, away)))
         self.tracks[split][index] = name
-        facts = json.dumps([name, lines, hidden, away]).encode()
-        self.digests[f"video/{split}/{index:06d}"] = hashlib.sha256(facts).hexdigest()
+        digest = hashlib.sha256(json.dumps([name, lines, hidden, away]).encode())
+        digest.update(pictures.tobytes())
+        self.digests[f"video/{split}/{index:06d}"] = digest.hexdigest()
 
     # ---------------------------------------------------------------------------------------------- the end
     def close(self) -> str:
-        """Write the lists and return the hash of all labels."""
+        """Write the lists and return the hash of all pictures and labels."""
         for split, test in (("train", "train"), ("val", "test")):
             self._coco(split)
             self._text(

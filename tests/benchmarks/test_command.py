@@ -36,11 +36,11 @@ def refused(done, code=2):
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "objectives"], ["list", "tasks"], ["list", "suites"]])
 def test_help_and_lists_import_nothing_heavy(arguments):
     code = (
-        "import sys; sys.argv = ['bench', *%r]\n"
+        f"import sys; sys.argv = ['bench', *{arguments!r}]\n"
         "from benchmarks.cli import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
         "heavy = {'torch', 'timm', 'mmengine', 'mmcv', 'numpy'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n" % (arguments,)
+        "assert not heavy, heavy\n"
     )
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,10 +1,10 @@
 """Planning: options, folders, fingerprints."""
 
 import pytest
+
 from benchmarks import suite as suites
 from benchmarks.errors import RequestError
 from benchmarks.plan import Request, parse_value, plan, resolve
-
 from objectives import recipe as recipes
 
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from downstream.task import Job
 from safetensors.torch import save_file
+
+from downstream.task import Job
 
 VIT = ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2})
 

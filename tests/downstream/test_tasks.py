@@ -1,17 +1,17 @@
 """Every task but tracking (see test_tracking), end to end on a dozen pictures, and what they say of damaged data."""
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import MODELS
+from safetensors.torch import load_file, save_file
+
 from downstream.backbone import TimmBackbone, WeightsError, read_about
 from downstream.engine import layer_groups
 from downstream.task import TASKS, Job, MissingData, TaskError, evaluate
-from mmengine.registry import MODELS
-from safetensors.torch import load_file, save_file
 
 FOUR = ["classification", "segmentation", "pose", "depth"]
 REAL = pytest.mark.skipif("BENCH_DATA" not in os.environ, reason="BENCH_DATA names no folder of real pictures")
@@ -227,7 +227,8 @@ def test_a_truncated_file_is_named(task, file, copied, make_job):
 
 @pytest.mark.parametrize(
     ("task", "file"),
-    [("segmentation", "ade/annotations/training/0.png"), ("pose", "coco/train/0.jpg"), ("depth", "nyu/s/rgb_val_0.jpg")],
+    [("segmentation", "ade/annotations/training/0.png"), ("pose", "coco/train/0.jpg"),
+     ("depth", "nyu/s/rgb_val_0.jpg")],
 )
 def test_an_annotation_without_its_picture_is_named(task, file, copied, make_job):
     (copied / file).unlink()

@@ -317,7 +317,9 @@ def test_only_touched_tokens_are_positive(lasot, backbone, tmp_path):
 @pytest.mark.parametrize("protocol", ["frozen", "finetune"])
 def test_cell_end_to_end_and_again(lasot, backbone, tmp_path, capsys, protocol):
     stages = {}
-    asked = job(backbone, lasot, tmp_path / "a", protocol, progress=lambda s, done, total: stages.update({s: (done, total)}))
+    asked = job(
+        backbone, lasot, tmp_path / "a", protocol, progress=lambda s, done, total: stages.update({s: (done, total)})
+    )
     first = evaluate(asked)
     again = evaluate(job(backbone, lasot, tmp_path / "b", protocol))
     assert first == again

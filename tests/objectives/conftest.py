@@ -1,8 +1,8 @@
 import pytest
 import torch
-from objectives.pretrain import Pictures, PretrainJob
 
 from objectives import recipe as recipes
+from objectives.pretrain import Pictures, PretrainJob
 
 MODEL = "vit_tiny_patch16_224"
 KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

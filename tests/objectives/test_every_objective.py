@@ -1,14 +1,14 @@
-"""One parametrised test over the whole registry: whatever is registered must learn, resume and leave its teacher alone."""
+"""The whole registry, parametrised: whatever is registered must learn, resume and leave its teacher alone."""
 
 import json
 
 import pytest
 import timm
 import torch
-from objectives.pretrain import build, pretrain
 from safetensors.torch import load_file
 
 from objectives import recipe as recipes
+from objectives.pretrain import _Steps, build, pretrain
 
 TRAINED = sorted(name for name, recipe in recipes.recipes().items() if recipe.trains)
 
@@ -61,7 +61,9 @@ def test_resumes_bit_equal(name, make_job, pictures, monkeypatch):
     class Stop(Exception):
         pass
 
-    def interrupt(self, runner, step, save=__import__("objectives.pretrain", fromlist=["_Steps"])._Steps._save):
+    save = _Steps._save
+
+    def interrupt(self, runner, step):
         save(self, runner, step)
         raise Stop
 

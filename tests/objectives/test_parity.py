@@ -4,10 +4,10 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from objectives.objective import Objective
-from objectives.recipe import Crop
 
 from objectives import recipe as recipes
+from objectives.objective import Objective
+from objectives.recipe import Crop
 
 
 def renamed(state, pairs):

@@ -7,6 +7,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from objectives.corruption import BlockMask, RandomMask, masked_count
 from objectives.head import LightDecoder, LinearHead, PixelShuffleHead
 from objectives.loss import L1, MSE, Cosine, CrossEntropy, SmoothL1

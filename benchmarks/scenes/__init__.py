@@ -51,7 +51,8 @@ def prepare(
     """Make sure that ``root`` holds exactly these scenes and return their fingerprint (64 hexadecimal digits).
 
     Returns at once when they are there. Otherwise they are rendered into a folder beside ``root`` that takes its place
-    when it is complete, so ``root`` is never half-written; whatever other version it held is replaced.
+    when it is complete, so ``root`` is never half-written; another version there is replaced, and a
+    folder that holds anything else is refused.
     ``progress(stage, done, total)`` is called after each batch. Raises ``SceneError``.
     """
     from benchmarks.scenes import store

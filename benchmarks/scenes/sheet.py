@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.scenes import CLASSES
+from benchmarks.scenes.writers import COCO_FIRST
 
 ZOOM = 2
 GAP = 8
@@ -139,9 +140,7 @@ def contact_sheet(root: Path, rows: int = 6) -> Image.Image:
     """
     people = json.loads((root / "coco" / "annotations" / "person_keypoints_val2017.json").read_text())
     category = people["categories"][0]
-    first = min((image["id"] for image in people["images"]), default=0)
-    start = first - first % 500001 if first < 500001 else 500001
-    by_index = {annotation["image_id"] - start: annotation for annotation in people["annotations"]}
+    by_index = {annotation["image_id"] - COCO_FIRST["val"]: annotation for annotation in people["annotations"]}
     classes = {
         int(path.stem.rpartition("_")[2]): path for path in sorted((root / "imagenet" / "val").glob("*/*.JPEG"))
     }

@@ -38,6 +38,7 @@ def prepare(root: Path, spec: SceneSpec, progress: Progress) -> str:
 
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
+        _check_ours(root)
         _sweep(root)
         partial.mkdir()
         fingerprint = production.fill(partial, spec, progress)
@@ -47,6 +48,12 @@ def prepare(root: Path, spec: SceneSpec, progress: Progress) -> str:
         raise SceneError(f"cannot write the scenes to {root}: {reason.lower()}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_ours(root: Path) -> None:
+    """Refuse to replace a folder that was not written here: it may be somebody's data."""
+    if root.exists() and not (root / RECORD).is_file() and (not root.is_dir() or any(root.iterdir())):
+        raise SceneError(f"cannot write the scenes to {root}: it holds something else; name another folder")
 
 
 def _sweep(root: Path) -> None:
@@ -95,7 +102,8 @@ def _install(partial: Path, root: Path, spec: SceneSpec, fingerprint: str) -> st
                 return found
             if not root.exists():
                 raise
-            # Another version, or something half-written: out of the way first.
+            # Another version, or one with a broken record: out of the way first.
+            _check_ours(root)
             aside = partial.with_suffix(".old.partial")
             with contextlib.suppress(FileNotFoundError):
                 os.rename(root, aside)

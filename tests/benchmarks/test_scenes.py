@@ -340,6 +340,7 @@ def test_other_spec_version_or_wreck_is_replaced(tmp_path, monkeypatch):
     folder = tmp_path / "scenes"
     folder.mkdir()
     (folder / "wreck").write_text("half")
+    (folder / store.RECORD).write_text('{"spec": ')
     first = scenes.prepare(folder, TINY)
     assert not (folder / "wreck").exists()
     second = scenes.prepare(folder, replace(TINY, seed=1))
@@ -349,6 +350,14 @@ def test_other_spec_version_or_wreck_is_replaced(tmp_path, monkeypatch):
     scenes.prepare(folder, replace(TINY, seed=1))
     assert not (folder / "old").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet" / "precious.jpg").touch()
+    with pytest.raises(scenes.SceneError, match="something else"):
+        scenes.prepare(tmp_path, TINY)
+    assert (tmp_path / "imagenet" / "precious.jpg").exists()
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -280,11 +280,11 @@ def verify(
     from tabulate import tabulate
 
     from benchmarks import suite as suites
-    from benchmarks.data import cache_folder
+    from benchmarks.data import scenes_folder
     from benchmarks.data import verify as look
 
     chosen = suites.get(suite)
-    root = data_root or (cache_folder(runs) / "scenes" if chosen.rendered else None)
+    root = data_root or (scenes_folder(chosen, runs) if chosen.rendered else None)
     if root is None:
         raise RequestError(f"suite {suite!r} reads real pictures: name their folder by --data-root DIR")
     found = look(chosen, root)

@@ -33,8 +33,11 @@ def data_root(suite: Suite, given: Path | None, runs: Path, progress: Progress) 
     if suite.rendered:
         from benchmarks.scenes import SceneError, SceneSpec, prepare
 
-        spec = SceneSpec()
-        root = given or cache_folder(runs) / "scenes"
+        try:
+            spec = SceneSpec(**suite.scenes)
+        except TypeError as error:
+            raise RequestError(f"suite.scenes: {error}") from error
+        root = given or scenes_folder(suite, runs)
         try:
             prepare(root, spec, progress)
         except SceneError as error:
@@ -45,6 +48,11 @@ def data_root(suite: Suite, given: Path | None, runs: Path, progress: Progress) 
     if not given.is_dir():
         raise RequestError(f"--data-root {given}: no such folder")
     return given
+
+
+def scenes_folder(suite: Suite, runs: Path) -> Path:
+    """Where a rendered suite's scenes lie: one folder for each size that was asked for."""
+    return cache_folder(runs) / ("scenes" + (f"-{digest(suite.scenes)[:8]}" if suite.scenes else ""))
 
 
 def cache_folder(runs: Path) -> Path:

@@ -92,6 +92,8 @@ class Execution:
         Raises:
             RequestError: slots that do not fit each other or the backbone, or a teacher without weights.
         """
+        import torch
+
         from objectives.objective import Objective
         from objectives.recipe import ObjectiveError
 
@@ -101,10 +103,14 @@ class Execution:
             if self.backbone(pretraining) is not None:
                 continue
             try:
-                Objective(
+                objective = Objective(
                     pretraining.slots, suite.model, suite.kwargs, suite.input_size, pretraining.crop,
                     suite.fixed_crop, pretraining.optimiser.drop_path, 2, suite.decoder,
                 )
+                if pretraining.recipe.trains:  # some misfits only show at work: try two grey pictures
+                    grey = torch.full((2, 3, suite.input_size, suite.input_size), 127, dtype=torch.uint8)
+                    objective.begin_step(0, 0)
+                    objective(grey, torch.tensor([0, 1]), torch.tensor([0, 1]))
             except ObjectiveError as error:
                 raise RequestError(f"{pretraining.recipe.name}: {error}") from error
 

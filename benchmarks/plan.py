@@ -199,7 +199,7 @@ def _replaced(settings: Any, field: str, value: Any, key: str) -> Any:
     return replace(settings, **{field: tuple(value) if isinstance(value, list) else value})
 
 
-_SUITE_OPTIONS = ("model", "input_size", "batch_size", "fixed_crop", "decoder")
+_SUITE_OPTIONS = ("model", "input_size", "batch_size", "fixed_crop", "decoder", "scenes")
 
 
 def _suite_option(suite: Suite, field: str, value: Any, key: str, budget: str) -> Suite:

@@ -28,7 +28,8 @@ class Suite:
         pictures: the pre-training pictures, an image folder: {"root", "train"} relative to the data root.
         data: per task the data section of :class:`downstream.task.Job`; paths relative to the data root.
         settings: per task and protocol the settings of :class:`downstream.task.Job`.
-        rendered: the data are the embedded scenes, drawn on first use; otherwise they lie under ``--data-root``.
+        scenes: arguments of :class:`benchmarks.scenes.SceneSpec` where the data are rendered on first use; None: they
+            lie under ``--data-root``.
         sources: where to get each data set that is not rendered.
     """
 
@@ -44,10 +45,14 @@ class Suite:
     pictures: Mapping[str, Any]
     data: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    rendered: bool = False
+    scenes: Mapping[str, int] | None = None
     default_protocol: str = "frozen"
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def rendered(self) -> bool:
+        """Whether the suite draws its own pictures."""
+        return self.scenes is not None
 
 
 def absolute(section: Mapping[str, Any], data_root: Path) -> dict[str, Any]:

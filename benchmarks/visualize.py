@@ -37,17 +37,29 @@ def objectives(
     names: Sequence[str], suite: Suite, root: Path, runs: Path, seed: int, budget: str, output: Path,
     reporter: Reporter,
 ) -> list[Path]:
-    """One sheet an objective: original, what the student sees, target, prediction."""
-    paths = []
+    """Sheets of original, what the student sees, target, prediction: one a file, or all in one where a file is named."""
+    sheets = {}
     for name in names:
         pretraining = resolve(recipes.get(name), suite, budget, ())
         if not pretraining.recipe.trains:
             raise RequestError(f"{name} does not train: there is nothing to show")
-        path = output if output.suffix == ".png" and len(names) == 1 else output / f"{name}.png"
+        sheets[name] = objective_sheet(pretraining, root, runs, seed, reporter)
+    paths = {output: _side_by_side(list(sheets.values()))} if output.suffix == ".png" else {
+        output / f"{name}.png": sheet for name, sheet in sheets.items()
+    }
+    for path, sheet in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        objective_sheet(pretraining, root, runs, seed, reporter).save(path)
-        paths.append(path)
-    return paths
+        sheet.save(path)
+    return list(paths)
+
+
+def _side_by_side(sheets: Sequence[Image.Image]) -> Image.Image:
+    joined = Image.new("RGB", (sum(s.width for s in sheets), max(s.height for s in sheets)), "white")
+    left = 0
+    for sheet in sheets:
+        joined.paste(sheet, (left, 0))
+        left += sheet.width
+    return joined
 
 
 def objective_sheet(pretraining: Pretraining, root: Path, runs: Path, seed: int, reporter: Reporter) -> Image.Image:
@@ -74,7 +86,7 @@ def objective_sheet(pretraining: Pretraining, root: Path, runs: Path, seed: int,
     with torch.no_grad():
         parts = objective(pictures.images[index], pictures.labels[index], index, mode="tensor")
         columns = _columns(objective, parts)
-    return _grid(columns)
+    return _grid(columns, pretraining.label)
 
 
 def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -112,14 +124,14 @@ def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return columns
 
 
-def _grid(columns: dict[str, Tensor]) -> Image.Image:
+def _grid(columns: dict[str, Tensor], title: str) -> Image.Image:
     first = next(iter(columns.values()))
     side = first.shape[-1] * SCALE
     sheet = Image.new("RGB", (len(columns) * (side + GAP) + GAP, len(first) * (side + GAP) + GAP + 16), "white")
     draw = ImageDraw.Draw(sheet)
     for c, (name, pictures) in enumerate(columns.items()):
         left = GAP + c * (side + GAP)
-        draw.text((left, 2), name, fill="black")
+        draw.text((left, 2), f"{title}: {name}" if c == 0 else name, fill="black")
         for r, picture in enumerate(pictures):
             array = (picture.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
             tile = Image.fromarray(array).resize((side, side), Image.Resampling.NEAREST)

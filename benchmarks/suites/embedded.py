@@ -52,5 +52,5 @@ suite = Suite(
         },
         "tracking": {"frozen": {}, "finetune": {}},
     },
-    rendered=True,
+    scenes={},  # SceneSpec's own sizes
 )

@@ -19,7 +19,7 @@ from benchmarks.environment import environment
 from benchmarks.errors import RequestError
 from benchmarks.plan import Cell, Pretraining
 from benchmarks.progress import Reporter
-from leaderboard.records import InvalidRecord, Record, read_record, write_record
+from leaderboard.records import InvalidRecord, Record, RecordError, checked, read_record, write_record
 
 if TYPE_CHECKING:
     from downstream.task import Outcome
@@ -253,6 +253,11 @@ class Execution:
             config=cell.config(), started=_time(started), finished=_time(time.time()),
             items=outcome.items if outcome and outcome.items else None,
         )
+        if outcome is not None:
+            try:
+                record = checked(record)
+            except RecordError as error:  # a number that cannot be: not finite, or out of its bounds
+                return self._record(cell, "failed", str(error), None, device, started, backbone)
         write_record(self.runs / cell.folder, record)
         main = record.main_metric
         tail = f"{main[0]} {main[1]['value']:.2f}{main[1]['unit']}" if main else f"{status}: {reason}"

@@ -7,7 +7,9 @@ module that its entry names and is imported by :func:`evaluate`.
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,5 +120,6 @@ def evaluate(job: Job) -> Outcome:
         MissingData: the data set is not there.
         TaskError: anything else a user can mend (weights that do not fit, a truncated picture, …).
     """
-    module = importlib.import_module(TASKS[job.task].module)
+    with redirect_stdout(io.StringIO()):  # the OpenMMLab forks print "Could not import OneDL" when imported
+        module = importlib.import_module(TASKS[job.task].module)
     return module.evaluate(job)

@@ -32,8 +32,8 @@ def bench(*arguments, cache, options=OPTIONS):
 def place(tmp_path_factory):
     """(runs, cache, the finished command) of ``bench run`` for two objectives on all tasks."""
     folder = tmp_path_factory.mktemp("whole")
-    done = bench("--objective", "mae,random_init", "--runs", folder / "runs", "--format", "json", cache=folder / "cache")
-    return folder / "runs", folder / "cache", done
+    runs, cache = folder / "runs", folder / "cache"
+    return runs, cache, bench("--objective", "mae,random_init", "--runs", runs, "--format", "json", cache=cache)
 
 
 @pytest.mark.slow

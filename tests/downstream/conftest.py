@@ -21,6 +21,12 @@ def write_backbone(folder, model=VIT[0], kwargs=VIT[1], seed=0):
     return folder
 
 
+@pytest.fixture
+def make_backbone(tmp_path):
+    """A factory of backbone folders with random weights: ``make_backbone(model, kwargs)``."""
+    return lambda model, kwargs: write_backbone(tmp_path / model, model, kwargs)
+
+
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory):
     """A tiny random ViT: 32 px, patch 8."""
@@ -58,11 +64,11 @@ def data(tmp_path_factory):
             mask[:, :24], mask[:, 24:], mask[:4] = 1, 2 + label % 2, 0
             write(root / "ade" / "annotations" / ade / f"{i}.png", mask)
             write(root / "coco" / part / f"{i}.jpg", image)
-            coco[part]["images"].append({"id": i, "file_name": f"{i}.jpg", "width": 48, "height": 48})
+            coco[part]["images"].append({"id": i + 1, "file_name": f"{i}.jpg", "width": 48, "height": 48})
             points = rng.uniform(8, 40, (17, 2))
             flat = [float(v) for x, y in points for v in (x, y, 2)]
             coco[part]["annotations"].append({
-                "id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "area": 900.0, "num_keypoints": 17,
+                "id": i + 1, "image_id": i + 1, "category_id": 1, "iscrowd": 0, "area": 900.0, "num_keypoints": 17,
                 "bbox": [6.0, 6.0, 36.0, 36.0], "keypoints": flat})
             write(root / "nyu" / f"s/rgb_{part}_{i}.jpg", image)
             depth = np.linspace(1000, 3000, 48 * 48).reshape(48, 48).astype(np.uint16)

@@ -57,11 +57,9 @@ def test_a_size_that_the_patch_does_not_divide_is_refused(backbone):
         TimmBackbone(backbone)(torch.randn(1, 3, 30, 30))
 
 
-def test_swin_v2_gives_maps(tmp_path):
-    from conftest import write_backbone
-
+def test_swin_v2_gives_maps(make_backbone):
     kwargs = {"img_size": 64, "window_size": 4, "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
-    folder = write_backbone(tmp_path / "swin", "swinv2_tiny_window8_256", kwargs)
+    folder = make_backbone("swinv2_tiny_window8_256", kwargs)
     module = TimmBackbone(folder, out_indices=(1, -1), input_size=64)
     assert [m.shape for m in module(torch.randn(2, 3, 64, 64))] == [(2, 32, 8, 8), (2, 128, 2, 2)]
 
@@ -113,9 +111,9 @@ def test_layer_decay_follows_the_depth(backbone):
 
 
 def test_miou_by_hand():
-    from mmseg.registry import METRICS
+    from mmseg.evaluation import IoUMetric
 
-    metric = METRICS.build({"type": "IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": 255})
+    metric = IoUMetric(iou_metrics=["mIoU"], ignore_index=255)
     metric.dataset_meta = {"classes": ["a", "b", "c"]}
     truth = torch.tensor([[0, 0, 1, 1], [0, 255, 1, 1]])
     guess = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 0]])
@@ -268,7 +266,7 @@ def test_an_unknown_setting_is_named(make_job):
 
 def test_a_rate_that_diverges_is_said_so(make_job):
     with pytest.raises(TaskError, match="lower lr"):
-        evaluate(make_job("depth", "finetune", lr=float("nan"), epochs=3))
+        evaluate(make_job("classification", "finetune", lr=float("nan"), epochs=3))
 
 
 # --- real pictures ----------------------------------------------------------------------------------------------------

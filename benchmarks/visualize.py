@@ -37,7 +37,7 @@ def objectives(
     names: Sequence[str], suite: Suite, root: Path, runs: Path, seed: int, budget: str, output: Path,
     reporter: Reporter,
 ) -> list[Path]:
-    """Sheets of original, what the student sees, target, prediction: a file each, or all in one where a .png is named."""
+    """Sheets of original, student's view, target and prediction: a file each, or all in one where a .png is named."""
     sheets = {}
     for name in names:
         pretraining = resolve(recipes.get(name), suite, budget, ())

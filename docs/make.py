@@ -1,11 +1,12 @@
 """Writes the generated parts of README.md from committed records: ``python docs/make.py``; ``--check`` only compares.
 
-A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
+``--collect RUNS`` first copies the records and logs of a runs folder (never weights) to ``leaderboard/records``. A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,9 +18,23 @@ ROOT = Path(__file__).parent.parent
 PARTS = {"board": "embedded", "mini": "mini"}  # name of the part -> suite
 
 
+RECORDS = ROOT / "leaderboard" / "records"
+KEPT = ("result.json", "log.jsonl", "backbone.json")
+
+
+def collect(runs: Path) -> None:
+    """Copy records, logs and descriptions of backbones from ``runs``."""
+    for suite in PARTS.values():
+        for path in sorted((runs / suite).rglob("*")):
+            if path.name in KEPT:
+                target = RECORDS / path.relative_to(runs)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+
+
 def table(suite: str) -> str:
     """A suite's committed records as markdown; empty where there are none."""
-    folder = ROOT / "leaderboard" / "records" / suite
+    folder = RECORDS / suite
     if not folder.is_dir():
         return ""
     records, invalid = read_records([folder])
@@ -37,6 +52,8 @@ def written(text: str) -> str:
 
 def main() -> int:
     """Write, or with ``--check`` say whether the file is up to date."""
+    if "--collect" in sys.argv:
+        collect(Path(sys.argv[sys.argv.index("--collect") + 1]))
     path = ROOT / "README.md"
     old = path.read_text()
     new = written(old)

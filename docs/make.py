@@ -1,6 +1,8 @@
 """Writes the generated parts of README.md from committed records: ``python docs/make.py``; ``--check`` only compares.
 
-``--collect RUNS`` first copies the records and logs of a runs folder (never weights) to ``leaderboard/records``. A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
+``--collect RUNS`` first copies the records and logs of a runs folder (never weights) to ``leaderboard/records``.
+
+A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ if ! python -c 'import importlib.metadata as m, sys; sys.exit(m.version("onedl-m
   say "compiling mmcv's operators (about two minutes on two cores)"
   # mmcv's metadata needs setuptools >= 84, torch wants < 82 at run time: the newer one only stands on this build's path.
   uv pip install -q --no-deps --target "$scratch/tools" 'setuptools==84.0.0'
-  export PYTHONPATH=$scratch/tools CUDA_VISIBLE_DEVICES= CFLAGS="-g0 -O2" LDFLAGS="-s" MAX_JOBS="${MAX_JOBS:-$(nproc)}"
+  export PYTHONPATH=$scratch/tools CUDA_VISIBLE_DEVICES= CFLAGS="-g0 -O1" LDFLAGS="-s" MAX_JOBS="${MAX_JOBS:-$(nproc)}"
   pip download -q --disable-pip-version-check --no-deps --no-binary :all: --no-build-isolation -d "$scratch" "$mmcv"
   tar -xzf "$scratch"/onedl_mmcv-*.tar.gz -C "$scratch"
   ( cd "$scratch"/onedl_mmcv-*/mmcv/ops/csrc/pytorch

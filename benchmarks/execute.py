@@ -246,7 +246,7 @@ class Execution:
             },
             environment=environment(device),
             fingerprints={
-                "cell": cell.fingerprint(weights, data) if weights else None,
+                "cell": cell.fingerprint(weights or "none", data),
                 "config": pretraining.fingerprint(self.pictures_fingerprint(pretraining)), "data": data,
                 "backbone": weights,
             },

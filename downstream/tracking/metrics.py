@@ -65,7 +65,8 @@ def centre_errors(predicted: np.ndarray, truth: np.ndarray, normalised: bool = F
     """
     valid = has_area(predicted)
     guess = np.where(valid[:, None], predicted, 0.0)
-    offset = guess[:, :2] + guess[:, 2:] / 2 - truth[:, :2] - truth[:, 2:] / 2
+    # brackets keep the error of equal boxes at exactly 0, which "<= 0" asks for
+    offset = (guess[:, :2] + guess[:, 2:] / 2) - (truth[:, :2] + truth[:, 2:] / 2)
     if normalised:
         offset = offset / truth[:, 2:]
     return np.where(valid, np.hypot(offset[:, 0], offset[:, 1]), np.inf)

@@ -49,7 +49,7 @@ def test_a_fingerprint_covers_seed_data_backbone_and_settings():
 def test_options_reach_their_place():
     options = [
         "objective.corruption.ratio=0.5", "objective.teacher.source=timm:resnet18", "optimiser.lr=1e-3",
-        "crop.scale=[0.5, 1.0]", "suite.kwargs.depth=3", "suite.batch_size=32", "suite.images_seen=640",
+        "crop.scale=[0.5, 1.0]", "suite.kwargs.depth=3", "suite.batch_size=48", "suite.images_seen=640",
         "task.pose.epochs=2",
     ]
     made = resolve(recipes.get("maskdistill"), suites.get("embedded"), "default", options)
@@ -58,10 +58,10 @@ def test_options_reach_their_place():
     assert made.optimiser.lr == 1e-3
     assert made.crop.scale == (0.5, 1.0)
     assert made.suite.kwargs["depth"] == 3
-    assert (made.suite.batch_size, made.images_seen) == (32, 640)
+    assert (made.suite.batch_size, made.images_seen) == (48, 640)
     assert {s["epochs"] for s in made.suite.settings["pose"].values()} == {2}
-    assert made.variant["suite.batch_size"] == 32
-    assert suites.get("embedded").batch_size != 32  # the registered suite is left alone
+    assert made.variant["suite.batch_size"] == 48
+    assert suites.get("embedded").batch_size != 48  # the registered suite is left alone
 
 
 @pytest.mark.parametrize(("raw", "value"), [("3", 3), ("0.5", 0.5), ("True", True), ("[1, 2]", [1, 2]), ("L1", "L1")])

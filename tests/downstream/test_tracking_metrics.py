@@ -61,10 +61,10 @@ def test_zero_area_boxes():
 
 def test_precision_and_normalised_precision_use_at_most():
     truth = np.array([[0, 0, 50, 100]] * 2, float)
-    errors = m.centre_errors(truth + [20, 0, 0, 0], truth)
+    errors = m.centre_errors(truth + np.array([20, 0, 0, 0]), truth)
     assert errors.tolist() == [20, 20]
     assert m.precision_curve(errors)[19:21].tolist() == [0, 1]
-    relative = m.centre_errors(truth + [10, 0, 0, 0], truth, normalised=True)
+    relative = m.centre_errors(truth + np.array([10, 0, 0, 0]), truth, normalised=True)
     assert m.normalised_precision_at(relative) == 1  # 10 / 50 = .20
     assert m.normalised_precision_mean(relative) == pytest.approx(31 / 51)
 

@@ -102,7 +102,7 @@ TASKS: dict[str, TaskInfo] = {
             FROZEN_FINETUNE, "downstream.depth",
         ),
         TaskInfo(
-            "tracking", "single-object tracking, one-pass evaluation (mmdet)", 1,
+            "tracking", "single-object tracking, one-pass evaluation (mmdet)", 2,
             (
                 Metric("SUC", True, "%", 0, 100), Metric("P", True, "%", 0, 100), Metric("NP", True, "%", 0, 100),
                 Metric("AO", True, "%", 0, 100), Metric("SR50", True, "%", 0, 100), Metric("SR75", True, "%", 0, 100),

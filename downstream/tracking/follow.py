@@ -38,12 +38,15 @@ def follow(
     frames: FrameStore,
     batch_size: int = 32,
     smallest: float = 10.0,
+    size_rate: float = 1.0,
     report: Callable[[int], None] = lambda frames: None,
 ) -> list[Track]:
     """One pass over each video from its first box, no restart; ``batch_size`` videos at a time.
 
     The search window of a frame surrounds the box of the frame before (its own size included), and stays where it was
-    when the prediction leaves the picture. ``report`` is called with the number of frames tracked so far.
+    when the prediction leaves the picture. ``size_rate`` is the share of the predicted size in the new one (1 in
+    SwinTrack, less in SiamFC): a size that is a little too large makes the next window too large, and so on until the
+    target is lost. ``report`` is called with the number of frames tracked so far.
     """
     model.eval()
     order = sorted(range(len(videos)), key=lambda index: -len(videos[index].frames))  # equal lengths together
@@ -79,7 +82,7 @@ def follow(
             for index, window, sample in zip(active, windows, found, strict=True):
                 corners = sample.pred_instances.bboxes[0].double().cpu().numpy()
                 box = picture_box(corners, window)
-                kept = keep_inside(box, sizes[index], smallest)
+                kept = keep_inside(damped(box, boxes[index][-1], size_rate), sizes[index], smallest)
                 boxes[index].append(boxes[index][-1] if kept is None else kept)
             done += len(active)
             report(done)
@@ -92,3 +95,12 @@ def follow(
 def picture_box(corners: np.ndarray, window: Window) -> np.ndarray:
     """x1, y1, x2, y2 in the crop -> x, y, w, h in the picture."""
     return window.to_picture(np.concatenate([corners[:2], corners[2:] - corners[:2]]))
+
+
+def damped(box: np.ndarray, before: np.ndarray, rate: float) -> np.ndarray:
+    """``box`` (x, y, w, h) with its centre kept and its size between that of ``before`` (rate 0) and its own (rate 1).
+
+    Sizes are mixed as logarithms, so that growing and shrinking are alike.
+    """
+    size = np.maximum(before[2:], 1e-6) ** (1 - rate) * np.maximum(box[2:], 1e-6) ** rate
+    return np.concatenate([box[:2] + (box[2:] - size) / 2, size])

@@ -48,8 +48,9 @@ class Settings:
     scale_jitter: float = 0.25  # of the search window [.25]
     shift_jitter: float = 3.0  # [3]
     recolour: float = 0.5  # share of pairs with the colour channels in another order [0]
-    window_weight: float = 0.49  # of the Hann window at test time [.49]
-    smallest: float = 10.0  # pixels: narrower predictions are widened [10]
+    window_weight: float = 0.2  # of the Hann window at test time [.49]
+    smallest: float = 6.0  # pixels: narrower predictions are widened [10]
+    size_rate: float = 0.1  # share of the predicted size in the tracked one [1]
     strict_success: bool = False  # success curve with > (got10k toolkit) instead of >= (SwinTrack)
     out_index: int = -1  # stage or block of the backbone whose map is used [2, the third stage of Swin]
     train_limit: int | None = None  # videos of each data set
@@ -151,7 +152,7 @@ def evaluate(job: Job) -> Outcome:
     total = sum(len(video.frames) - 1 for video in videos)
     tracks = follow(
         model, videos, settings.pair_style(), frames, settings.test_batch, settings.smallest,
-        lambda done: job.progress("track", done, total),
+        settings.size_rate, lambda done: job.progress("track", done, total),
     )
     metric = OnePassEvaluation(settings.strict_success)
     metric.process({}, [{"track": track} for track in tracks])

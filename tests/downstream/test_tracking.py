@@ -11,7 +11,7 @@ import torch
 from downstream.task import Job, MissingData, TaskError
 from downstream.tracking import evaluate
 from downstream.tracking.crops import Window, cut, jittered, window_around
-from downstream.tracking.follow import keep_inside
+from downstream.tracking.follow import damped, keep_inside
 from downstream.tracking.frames import FrameStore
 from downstream.tracking.model import coverage
 from downstream.tracking.pairs import PairDataset, PairStyle, draw_frames
@@ -114,6 +114,13 @@ def test_keep_inside():
     assert keep_inside(np.array([60.0, 10, 5, 5]), (50, 50), 4) is None
     assert keep_inside(np.array([49.0, 10, 5, 20]), (50, 50), 4).tolist() == [46, 10, 4, 20]
     assert keep_inside(np.array([np.nan, 1, 1, 1]), (50, 50), 4) is None
+
+
+def test_damped_size_keeps_the_centre():
+    before, found = np.array([0.0, 0, 10, 10]), np.array([20.0, 20, 40, 10])
+    assert damped(found, before, 1.0) == pytest.approx(found)
+    assert damped(found, before, 0.0) == pytest.approx([35, 20, 10, 10])
+    assert damped(found, before, 0.5) == pytest.approx([30, 20, 20, 10])  # geometric mean of 10 and 40
 
 
 def test_coverage():

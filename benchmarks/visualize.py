@@ -93,7 +93,7 @@ def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Named columns of pictures in [0, 1], each (B, 3, H, W)."""
     import torch
 
-    from objectives.teacher import unpatchify
+    from objectives.patches import unpatchify
 
     clean = parts["clean"] * objective.std + objective.mean
     seen = parts["corrupted"] * objective.std + objective.mean

@@ -113,6 +113,9 @@ class TimmBackbone(BaseModule):
             self.requires_grad_(False)
         self.train(not frozen)
 
+    def init_weights(self) -> None:
+        """Keep the folder's weights: mmengine calls this before training, and timm's networks would start anew."""
+
     def train(self, mode: bool = True) -> TimmBackbone:
         return super().train(mode and not self.frozen)
 

@@ -111,6 +111,7 @@ def run(job: Job, recipe: Recipe, chosen: dict[str, Any]) -> tuple[dict[str, flo
     with quiet(recipe.scope):
         set_random_seed(job.seed)
         model = MODELS.build(ConfigDict(recipe.model))
+        model.init_weights()  # now: the Runner would do it after the start of every learning rate has been noted
         model.to(job.device)
         test = _dataset(recipe.test, job, chosen["test_limit"], "test")
         if job.protocol == "frozen":

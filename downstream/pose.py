@@ -23,7 +23,7 @@ def evaluate(job: Job) -> Outcome:
     """
     chosen = engine.settings(
         job, input_size=64, epochs=12, batch_size=32, lr=[4e-3, 1.6e-2], head="linear", upsample=4, sigma=1.5,
-        flip_test=True,
+        flip_test=True, deconv=(256, 256),
     )
     if chosen["head"] not in ("linear", "classic"):
         raise TaskError(f"pose: head {chosen['head']!r} is neither 'linear' nor 'classic'")
@@ -88,7 +88,7 @@ def recipe(job: Job, chosen: dict) -> engine.Recipe:
     height, width = common.pair(chosen["input_size"])
     stride = engine.stride(job, chosen)
     linear = chosen["head"] == "linear"
-    scale = chosen["upsample"] if linear else 4
+    scale = chosen["upsample"] if linear else 2 ** len(chosen["deconv"])
     heatmap = (width // stride * scale, height // stride * scale)
     codec = {"type": "UDPHeatmap", "input_size": (width, height), "heatmap_size": heatmap, "sigma": chosen["sigma"]}
     root = Path(job.data["root"])
@@ -115,7 +115,8 @@ def recipe(job: Job, chosen: dict) -> engine.Recipe:
             "head": {
                 "in_channels": sum(widths), "out_channels": 17,
                 **({"type": "mmpose.LinearHeatmapHead", "upsample": scale} if linear else
-                   {"type": "mmpose.HeatmapHead", "deconv_out_channels": (256, 256), "deconv_kernel_sizes": (4, 4)}),
+                   {"type": "mmpose.HeatmapHead", "deconv_out_channels": tuple(chosen["deconv"]),
+                    "deconv_kernel_sizes": (4,) * len(chosen["deconv"])}),
                 "loss": {"type": "KeypointMSELoss", "use_target_weight": True, "loss_weight": 100.0}, "decoder": codec,
             },
             "data_preprocessor": common.preprocessor("mmpose.PoseDataPreprocessor"),

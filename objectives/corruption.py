@@ -1,13 +1,13 @@
-"""Corruptions C: what is taken from the picture before the student sees it.
+"""Corruptions C: what is taken from the picture before the student sees it. Masks here, degradations in degrade.py.
 
-A corruption maps a batch of pictures (B, 3, H, W) to ``(pictures, mask)``: the pictures that the student sees and a
-token mask (B, L), True where hidden, or None where nothing is masked. Draws come from the generator that is passed
-in, on the CPU, so that a seed means the same masks on every device.
+A corruption maps a batch of clean views (B, 3, V, V) to :class:`Seen`. Draws come from the generator that is passed
+in, on the CPU, so that a seed means the same corruption on every device.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,15 +16,46 @@ from objectives.recipe import ObjectiveError
 from objectives.registry import CORRUPTIONS, Geometry
 
 
-@CORRUPTIONS.register_module()
-class Clean:
-    """Nothing is taken."""
+class Seen(NamedTuple):
+    """What the student gets to see.
+
+    Attributes:
+        images: pictures (B, 3, S, S).
+        mask: (B, L), True where hidden; None where nothing is masked.
+        offset: (B, 2) row and column, in pixels, at which a smaller view was pasted (zoom-out); else None.
+    """
+
+    images: Tensor
+    mask: Tensor | None = None
+    offset: Tensor | None = None
+
+
+class Corruption:
+    """Base class.
+
+    Attributes:
+        view: side V of the clean view, in pixels: that of the student's picture, unless the corruption zooms.
+        attentive: the mask is drawn from the teacher's attention, which the call then gets.
+    """
+
+    attentive = False
 
     def __init__(self, geometry: Geometry) -> None:
-        pass
+        self.geometry, self.view = geometry, geometry.input_size
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        return images, None
+    def __call__(
+        self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None
+    ) -> Seen:  # pragma: no cover - interface
+        """Normalised views (B, 3, V, V); ``attention`` (B, L) at least 0, for attentive corruptions."""
+        raise NotImplementedError
+
+
+@CORRUPTIONS.register_module()
+class Clean(Corruption):
+    """Nothing is taken."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
+        return Seen(images)
 
 
 ROUNDINGS = {
@@ -52,7 +83,7 @@ def masked_count(units: int, ratio: float, rounding: str) -> int:
 
 
 @CORRUPTIONS.register_module()
-class RandomMask:
+class RandomMask(Corruption):
     """Hides a fixed number of square units, drawn uniformly and anew for each picture.
 
     Args:
@@ -62,23 +93,24 @@ class RandomMask:
     """
 
     def __init__(self, geometry: Geometry, ratio: float, unit: int = 1, rounding: str = "keep_floor") -> None:
+        super().__init__(geometry)
         self.unit = 1 if geometry.hierarchical else unit
         if geometry.grid % self.unit:
             raise ObjectiveError(f"objective.corruption.unit: {unit} patches do not tile a grid of {geometry.grid}")
         self.side = geometry.grid // self.unit
         self.hidden = masked_count(self.side**2, ratio, rounding)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
         noise = torch.rand(len(images), self.side**2, generator=generator)
         mask = torch.zeros_like(noise, dtype=torch.bool)
         mask.scatter_(1, noise.argsort(dim=1)[:, : self.hidden], True)
         mask = mask.view(-1, self.side, self.side)
         mask = mask.repeat_interleave(self.unit, 1).repeat_interleave(self.unit, 2).flatten(1)  # (B, L)
-        return images, mask.to(images.device)
+        return Seen(images, mask.to(images.device))
 
 
 @CORRUPTIONS.register_module()
-class BlockMask:
+class BlockMask(Corruption):
     """Hides rectangles until the budget is met exactly (BEiT v2, ``unilm:beit2/masking_generator.py``, facts only).
 
     Rectangles of at least ``min_block`` of the area (16 of 196 patches in BEiT) and aspect .3 to 1/.3 are drawn until
@@ -89,6 +121,7 @@ class BlockMask:
         self, geometry: Geometry, ratio: float, rounding: str = "floor", min_block: float = 16 / 196,
         aspect: tuple[float, float] = (0.3, 1 / 0.3),
     ) -> None:
+        super().__init__(geometry)
         self.grid = geometry.grid
         self.hidden = masked_count(self.grid**2, ratio, rounding)
         self.min_block = max(1, round(min_block * self.grid**2))
@@ -119,6 +152,31 @@ class BlockMask:
             flat[free[torch.randperm(len(free), generator=generator)[: self.hidden - count]]] = True
         return flat
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
         mask = torch.stack([self._one(generator) for _ in range(len(images))])
-        return images, mask.to(images.device)
+        return Seen(images, mask.to(images.device))
+
+
+@CORRUPTIONS.register_module()
+class AttentionMask(Corruption):
+    """Keeps a fixed number of patches, drawn without replacement with the teacher's attention as weights (MILAN).
+
+    What the teacher attends to is kept more often. ``ratio`` and ``rounding`` as in :class:`RandomMask`.
+    """
+
+    attentive = True
+
+    def __init__(self, geometry: Geometry, ratio: float = 0.75, rounding: str = "keep_floor") -> None:
+        super().__init__(geometry)
+        self.hidden = masked_count(geometry.grid**2, ratio, rounding)
+
+    def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
+        if attention is None:
+            raise ObjectiveError(
+                "objective.corruption.type=AttentionMask needs a teacher that attends: "
+                "objective.teacher.type=FrozenNetwork"
+            )
+        weights = attention.float().cpu().clamp(min=1e-9)  # without replacement: every patch must be drawable
+        kept = torch.multinomial(weights, weights.shape[1] - self.hidden, replacement=False, generator=generator)
+        mask = torch.ones_like(weights, dtype=torch.bool).scatter_(1, kept, False)
+        return Seen(images, mask.to(images.device))

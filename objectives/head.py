@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from objectives.recipe import ObjectiveError
 from objectives.registry import HEADS, Geometry
-from objectives.student import sincos_positions
+from objectives.student import fixed_positions
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
@@ -16,6 +16,15 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.trunc_normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def _xavier(module: nn.Module) -> None:
+    """Xavier weights, zero biases (facebookresearch/mae)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 @HEADS.register_module()
@@ -77,23 +86,23 @@ class LightDecoder(nn.Module):
 
     Args:
         width, depth, heads: of the paper's decoder; the suite's ``decoder`` replaces them for small backbones.
+        position: "sincos2d", or "sincos1d" over the tokens in reading order (Beyond Masking).
     """
 
-    def __init__(self, geometry: Geometry, out_width: int, width: int = 512, depth: int = 8, heads: int = 16) -> None:
+    def __init__(
+        self, geometry: Geometry, out_width: int, width: int = 512, depth: int = 8, heads: int = 16,
+        position: str = "sincos2d",
+    ) -> None:
         super().__init__()
         size = {"width": width, "depth": depth, "heads": heads, **(geometry.decoder or {})}
         width, heads = size["width"], size["heads"]
         self.embed = _linear(geometry.width, width)
         self.mask_token = nn.Parameter(nn.init.normal_(torch.zeros(width), std=0.02))
-        self.register_buffer("positions", sincos_positions(geometry.grid, width), persistent=False)
+        self.register_buffer("positions", fixed_positions(position, geometry.grid, width), persistent=False)
         self.blocks = nn.Sequential(*[Block(width, heads, qkv_bias=True) for _ in range(size["depth"])])
         self.norm = nn.LayerNorm(width)
         self.predict = _linear(width, out_width)
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):  # facebookresearch/mae: Xavier, zero bias
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        _xavier(self.blocks)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Prefix and visible tokens (B, P + V, D) and mask (B, L), or all tokens (B, P + L, D) -> (B, L, C)."""
@@ -107,6 +116,74 @@ class LightDecoder(nn.Module):
             x = full
         x = self.blocks(torch.cat([prefix, x + self.positions], dim=1))
         return self.predict(self.norm(x[:, prefix.shape[1] :]))
+
+
+class _PromptBlock(nn.Module):
+    """A block whose queries are the hidden tokens; keys and values come from visible and hidden ones."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.project = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
+        """(B, M, W), (B, 1 + V, W) -> (B, M, W)."""
+        asked = self.norm1(hidden)
+
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        key, value = self.key_value(torch.cat([visible, asked], 1)).chunk(2, -1)
+        answer = nn.functional.scaled_dot_product_attention(split(self.query(asked)), split(key), split(value))
+        hidden = hidden + self.project(answer.transpose(1, 2).flatten(2))
+        return hidden + self.mlp(self.norm2(hidden))
+
+
+@HEADS.register_module()
+class PromptingDecoder(nn.Module):
+    """MILAN's decoder (2208.06049): only mask tokens are updated, the student's tokens stay as it made them.
+
+    (B, 1 + V, D) -> (B, 1 + L, C), class token first.
+
+    Args:
+        width, depth, heads: of the paper's decoder; the suite's ``decoder`` replaces them for small backbones.
+    """
+
+    def __init__(self, geometry: Geometry, out_width: int, width: int = 512, depth: int = 8, heads: int = 16) -> None:
+        super().__init__()
+        size = {"width": width, "depth": depth, "heads": heads, **(geometry.decoder or {})}
+        width = size["width"]
+        self.embed = _linear(geometry.width, width)
+        self.mask_token = nn.Parameter(nn.init.normal_(torch.zeros(width), std=0.02))
+        self.register_buffer("positions", fixed_positions("sincos2d", geometry.grid, width), persistent=False)
+        self.blocks = nn.ModuleList(_PromptBlock(width, size["heads"]) for _ in range(size["depth"]))
+        self.norm = nn.LayerNorm(width)
+        self.predict = _linear(width, out_width)
+        _xavier(self.blocks)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Class token and visible tokens, mask (B, L)."""
+        if mask is None:
+            raise ObjectiveError("objective.head.type=PromptingDecoder needs a corruption that masks")
+        x = self.embed(tokens)
+        count, visible = mask.shape[1], int((~mask[0]).sum())
+        if x.shape[1] != visible + 1:
+            raise ObjectiveError(
+                "objective.head.type=PromptingDecoder needs objective.student.type=VisibleStudent and a backbone with "
+                "a class token and no registers"
+            )
+        places = self.positions.expand(len(x), -1, -1)
+        seen = torch.cat([x[:, :1], x[:, 1:] + places[~mask].view(len(x), visible, -1)], 1)
+        hidden = self.mask_token + places[mask].view(len(x), count - visible, -1)
+        for block in self.blocks:
+            hidden = block(hidden, seen)
+        full = x.new_empty(len(x), count, x.shape[2])
+        full[~mask] = seen[:, 1:].flatten(0, 1)
+        full[mask] = hidden.flatten(0, 1).to(full.dtype)
+        return self.predict(self.norm(torch.cat([seen[:, :1], full], 1)))
 
 
 @HEADS.register_module()

@@ -6,18 +6,19 @@ at a token is the mean over its channels.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from objectives.degrade import margin_of, reflect_into, shrunk_of
+from objectives.patches import patchify, unpatchify
 from objectives.recipe import ObjectiveError
-from objectives.registry import LOSSES
+from objectives.registry import LOSSES, Geometry
 
 _REGIONS = ("masked", "all")
 
 
 class _TokenLoss:
-    def __init__(self, region: str = "masked") -> None:
+    def __init__(self, region: str = "masked", geometry: Geometry | None = None) -> None:
         if region not in _REGIONS:
             raise ObjectiveError(f"objective.loss.region: {region!r} is not one of {', '.join(_REGIONS)}")
         self.region = region
@@ -30,16 +31,29 @@ class _TokenLoss:
         if not target.is_floating_point():
             raise ObjectiveError("objective.loss: labels need CrossEntropy; this loss takes continuous targets")
         value = self.per_token(prediction.float(), target.float())
-        if self.region == "all":
-            return value.mean()
-        if mask is None:
-            raise ObjectiveError("objective.loss.region=masked, but the corruption masks nothing; use region=all")
-        return (value * mask).sum() / mask.sum()
+        return _where(value, mask, self.region)
+
+
+def _where(value: Tensor, mask: Tensor | None, region: str) -> Tensor:
+    """Mean of a value per token (B, L) over the region."""
+    if region == "all":
+        return value.mean()
+    if mask is None:
+        raise ObjectiveError("objective.loss.region=masked, but the corruption masks nothing; use region=all")
+    if mask.shape != value.shape:
+        raise ObjectiveError(
+            f"objective.loss.region=masked: {value.shape[1]} tokens are compared, {mask.shape[1]} are masked or not; "
+            "use region=all"
+        )
+    return (value * mask).sum() / mask.sum()
 
 
 @LOSSES.register_module()
 class NoLoss:
     """For objectives that do not train."""
+
+    def __init__(self, geometry: Geometry | None = None) -> None:
+        pass
 
 
 @LOSSES.register_module()
@@ -62,7 +76,7 @@ class L1(_TokenLoss):
 class SmoothL1(_TokenLoss):
     """Quadratic below ``beta``, linear above (MaskDistill, data2vec)."""
 
-    def __init__(self, region: str = "masked", beta: float = 1.0) -> None:
+    def __init__(self, region: str = "masked", beta: float = 1.0, geometry: Geometry | None = None) -> None:
         super().__init__(region)
         self.beta = beta
 
@@ -82,7 +96,9 @@ class Cosine(_TokenLoss):
 class CrossEntropy:
     """Cross-entropy of class labels (B,)."""
 
-    def __init__(self, region: str = "picture", label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, region: str = "picture", label_smoothing: float = 0.0, geometry: Geometry | None = None
+    ) -> None:
         if region != "picture":
             raise ObjectiveError(f"objective.loss.region: CrossEntropy of labels looks at the picture, not {region!r}")
         self.label_smoothing = label_smoothing
@@ -90,4 +106,61 @@ class CrossEntropy:
     def __call__(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         if target.is_floating_point():
             raise ObjectiveError("objective.loss.type=CrossEntropy needs class labels, but the target is continuous")
-        return F.cross_entropy(prediction.float(), target.to(torch.long), label_smoothing=self.label_smoothing)
+        return F.cross_entropy(prediction.float(), target.long(), label_smoothing=self.label_smoothing)
+
+
+@LOSSES.register_module()
+class ZoomedIn(_TokenLoss):
+    """Beyond Masking's loss of a picture whose surroundings must be guessed too.
+
+    The prediction stands for the whole view: brought to its size by area averaging, its middle is compared with the
+    middle (the first L target tokens), its four borders with those of the target made from the whole view (the last
+    L). ``centre_weight`` · middle + (1 - centre_weight) · sum of the borders' four means; ``region`` says which tokens
+    of the middle count, the borders always do.
+    """
+
+    def __init__(self, geometry: Geometry, region: str = "all", centre_weight: float = 0.8) -> None:
+        super().__init__(region)
+        self.patch, self.margin = geometry.stride, margin_of(geometry)
+        self.view, self.centre_weight = geometry.input_size + 2 * self.margin, centre_weight
+
+    def __call__(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        count, m = prediction.shape[1], self.margin
+        if target.shape[1] != 2 * count:
+            raise ObjectiveError("objective.loss.type=ZoomedIn goes with objective.teacher={ViewPixels, centre=True}")
+        guess = self._view(prediction.float())
+        middle = patchify(guess[..., m:-m, m:-m].contiguous(), self.patch)
+        centre = _where((middle - target[:, :count].float()).square().mean(-1), mask, self.region)
+        wrong = (guess - self._view(target[:, count:].float())).square()
+        inner = wrong[..., m:-m, :]
+        borders = (wrong[..., :m, :], wrong[..., -m:, :], inner[..., :m], inner[..., -m:])
+        edge = sum(border.mean() for border in borders)
+        return self.centre_weight * centre + (1 - self.centre_weight) * edge
+
+    def _view(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L, C) as a picture of the view's size (B, 3, V, V)."""
+        return F.interpolate(unpatchify(tokens, self.patch), size=(self.view, self.view), mode="area")
+
+
+@LOSSES.register_module()
+class ZoomedOut(_TokenLoss):
+    """Squared difference after prediction and target, which stand for the view, are pasted as the student saw it."""
+
+    takes_offset = True
+
+    def __init__(self, geometry: Geometry, region: str = "all") -> None:
+        super().__init__(region)
+        self.geometry, self.view = geometry, shrunk_of(geometry)
+
+    def __call__(
+        self, prediction: Tensor, target: Tensor, mask: Tensor | None, offset: Tensor | None = None
+    ) -> Tensor:
+        if offset is None:
+            raise ObjectiveError("objective.loss.type=ZoomedOut goes with objective.corruption.type=ZoomOut")
+        difference = self._pasted(prediction.float(), offset) - self._pasted(target.float(), offset)
+        return _where(difference.square().mean(-1), mask, self.region)
+
+    def _pasted(self, tokens: Tensor, offset: Tensor) -> Tensor:
+        patch, size = self.geometry.stride, self.geometry.input_size
+        view = F.interpolate(unpatchify(tokens, patch), size=(self.view, self.view), mode="area")
+        return patchify(reflect_into(view, offset, size), patch)

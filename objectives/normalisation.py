@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from objectives.patches import patchify, unpatchify
 from objectives.registry import NORMALISATIONS
 
 
@@ -45,3 +47,63 @@ class L2Norm:
 
     def __call__(self, target: Tensor) -> Tensor:
         return F.normalize(target, dim=-1)
+
+
+@NORMALISATIONS.register_module()
+class PatchChannelNorm:
+    """Mean 0, deviation 1 over the pixels of a patch, each colour for itself (Beyond Masking).
+
+    Unbiased deviation, eps added to it (``sunsmarterjie/beyond_masking: engine_for_pretraining.py``).
+    """
+
+    def __init__(self, eps: float = 1e-6) -> None:
+        self.eps = eps
+
+    def __call__(self, target: Tensor) -> Tensor:
+        colours = target.unflatten(-1, (-1, 3))
+        mean, std = colours.mean(-2, keepdim=True), colours.std(-2, keepdim=True)
+        return ((colours - mean) / (std + self.eps)).flatten(-2)
+
+
+@NORMALISATIONS.register_module()
+class WindowNorm:
+    """Each pixel minus the mean, over the deviation, of a window around it, each colour for itself (SimMIM v2).
+
+    47 pixels of 192 (``microsoft/Swin-Transformer: models/simmim.py``); at other sizes the nearest odd number of the
+    same share. Pixels beyond the picture are not counted; unbiased variance, eps inside the root.
+    """
+
+    def __init__(self, share: float = 47 / 192, eps: float = 1e-6) -> None:
+        self.share, self.eps = share, eps
+
+    def window(self, size: int) -> int:
+        """Side of the window for pictures of ``size`` pixels: odd, at least 3."""
+        return max(3, 2 * round((self.share * size - 1) / 2) + 1)
+
+    def __call__(self, target: Tensor) -> Tensor:
+        patch = round((target.shape[-1] / 3) ** 0.5)
+        images = unpatchify(target, patch)
+        window = self.window(images.shape[-1])
+
+        def total(x: Tensor) -> Tensor:
+            return F.avg_pool2d(x, window, stride=1, padding=window // 2, divisor_override=1)
+
+        count = total(torch.ones_like(images[:1, :1]))
+        mean = total(images) / count
+        # second moment about the picture's own mean: about zero, rounding would swamp small variances
+        centre = images.mean((2, 3), keepdim=True)
+        square = total((images - centre).square()) / count - (mean - centre).square()
+        variance = square.clamp(min=0) * count / (count - 1)
+        return patchify((images - mean) / (variance + self.eps).sqrt(), patch)
+
+
+@NORMALISATIONS.register_module()
+class CellNorm:
+    """Unit length over the ``bins`` orientations of each colour and cell of :class:`~objectives.teacher.HOG`."""
+
+    def __init__(self, bins: int = 9) -> None:
+        self.bins = bins
+
+    def __call__(self, target: Tensor) -> Tensor:
+        histograms = target.unflatten(-1, (3, self.bins, -1))
+        return F.normalize(histograms, dim=-2).flatten(-3)

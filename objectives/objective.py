@@ -43,8 +43,8 @@ class Objective(BaseModel):
         self.teacher = build("teacher", slots["teacher"], geometry=self.geometry)
         self.normalisation = build("normalisation", slots["normalisation"])
         self.head = build("head", slots["head"], geometry=self.geometry, out_width=self.teacher.width)
-        self.loss = build("loss", slots["loss"])
-        self.crop, self.fixed_crop, self.input_size = crop, fixed_crop, input_size
+        self.loss = build("loss", slots["loss"], geometry=self.geometry)
+        self.crop, self.fixed_crop, self.view = crop, fixed_crop, self.corruption.view
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.generator = torch.Generator()
@@ -57,14 +57,14 @@ class Objective(BaseModel):
         torch.manual_seed(mixed)  # drop path draws from the global generator
 
     def augment(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, 3, S, S) -> normalised crops (B, 3, input_size, input_size) and which were flipped (B,)."""
+        """uint8 (B, 3, S, S) -> normalised views (B, 3, V, V) and which were flipped (B,)."""
         x = images.float().div_(255).sub_(self.mean).div_(self.std)
         flip = torch.zeros(len(x), dtype=torch.bool)
         if self.crop.flip:
             flip = torch.rand(len(x), generator=self.generator) < 0.5
         on_device = flip.to(x.device)
         if self.fixed_crop:
-            x = resize(x, self.input_size)
+            x = resize(x, self.view)
             return torch.where(on_device.view(-1, 1, 1, 1), x.flip(-1), x), on_device
         return self._random_resized_crop(x, on_device), on_device
 
@@ -80,33 +80,44 @@ class Objective(BaseModel):
         zero = torch.zeros_like(width)
         theta = torch.stack([width, zero, centre_x, zero, height, centre_y], 1).view(-1, 2, 3).to(x.device)
         theta[flip, 0, 0] *= -1
-        grid = F.affine_grid(theta, [len(x), 3, self.input_size, self.input_size], align_corners=False)
+        grid = F.affine_grid(theta, [len(x), 3, self.view, self.view], align_corners=False)
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
-    def target(self, clean: Tensor, labels: Tensor, index: Tensor, flipped: Tensor) -> Tensor:
-        """N(T(x)), from the cache where the crops are fixed."""
-        with torch.no_grad():
-            if self.targets is not None:
-                raw = self.targets[index.cpu(), flipped.long().cpu()].to(clean.device).float()
-            else:
-                raw = self.teacher(clean, labels)
-            return self.normalisation(raw)
+    def attach(self, steps: int) -> None:
+        """Before a training of ``steps`` steps."""
+        self.teacher.attach(self.student, self.head, steps)
+
+    def after_step(self, step: int) -> None:
+        """After optimiser step ``step`` (counted from 1)."""
+        self.teacher.update(self.student, self.head, step)
+
+    @torch.no_grad()
+    def raw_target(self, clean: Tensor, labels: Tensor, index: Tensor, flipped: Tensor) -> Tensor:
+        """T(x), from the cache where the crops are fixed."""
+        if self.targets is not None:
+            return self.targets[index.cpu(), flipped.long().cpu()].to(clean.device).float()
+        return self.teacher(clean, labels)
 
     def forward(  # type: ignore[override]
         self, images: Tensor, labels: Tensor, index: Tensor, mode: str = "loss"
     ) -> dict[str, Tensor]:
         """uint8 pictures (B, 3, S, S), labels (B,) and places in the data (B,) -> ``{"loss": scalar}``.
 
-        ``mode="tensor"`` gives the parts instead: clean and corrupted pictures, mask, target, prediction.
+        ``mode="tensor"`` gives the parts instead: clean view, what the student sees, mask, target, prediction.
         """
         clean, flipped = self.augment(images)
-        corrupted, mask = self.corruption(clean, self.generator)
-        tokens = self.student(corrupted, mask)
-        prediction = self.head(tokens, mask)
-        target = self.target(clean, labels, index, flipped)
+        raw = self.raw_target(clean, labels, index, flipped)
+        attention = self.teacher.attention(raw) if self.corruption.attentive else None
+        seen = self.corruption(clean, self.generator, attention)
+        tokens = self.student(seen.images, seen.mask)
+        prediction = self.head(tokens, seen.mask)
+        with torch.no_grad():
+            target = self.normalisation(raw)
         if mode == "tensor":
-            return {"clean": clean, "corrupted": corrupted, "mask": mask, "target": target, "prediction": prediction}
-        return {"loss": self.loss(prediction, target, mask)}
+            return {"clean": clean, "corrupted": seen.images, "mask": seen.mask, "raw": raw, "target": target,
+                    "prediction": prediction}
+        place = {"offset": seen.offset} if getattr(self.loss, "takes_offset", False) else {}
+        return {"loss": self.loss(prediction, target, seen.mask, **place)}
 
 
 def resize(x: Tensor, size: int) -> Tensor:

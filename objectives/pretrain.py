@@ -117,6 +117,7 @@ class _Steps(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         step = runner.iter + 1
+        runner.model.after_step(step)
         if step % 10 == 0 or step == self.job.steps:  # reading the loss waits for the device: not at every step
             loss = outputs["loss"].item()
             if not math.isfinite(loss):
@@ -158,10 +159,12 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
 def build(job: PretrainJob, pictures: Pictures) -> Objective:
     """The job's objective around a freshly initialised backbone; weights depend on the seed alone."""
     torch.manual_seed(job.seed)
-    return Objective(
+    objective = Objective(
         job.slots, job.model, job.kwargs, job.input_size, job.crop, job.fixed_crop, job.optimiser.drop_path,
         len(pictures.classes), job.decoder,
     )
+    objective.attach(job.steps)
+    return objective
 
 
 def pretrain(job: PretrainJob, pictures: Pictures) -> Path:
@@ -202,6 +205,7 @@ def load_objective(objective: Objective, path: Path) -> None:
     missing = [key for key in missing if not key.startswith("teacher.")]
     if missing or unexpected:
         raise ObjectiveError(f"{path} does not fit the objective: {', '.join([*missing, *unexpected][:4])}")
+    objective.attach(steps=1)  # a moving average goes on from the trained student
 
 
 def save_backbone(backbone: nn.Module, about: Mapping[str, Any], folder: Path) -> None:
@@ -280,7 +284,7 @@ def _cache_targets(objective: Objective, job: PretrainJob, pictures: Pictures) -
     count = len(pictures.images)
     if not (teacher.cacheable and job.fixed_crop) or job.images_seen < count * flips:
         return
-    key = json.dumps([pictures.fingerprint, job.slots["teacher"], job.input_size, asdict(objective.geometry), flips],
+    key = json.dumps([pictures.fingerprint, job.slots["teacher"], objective.view, asdict(objective.geometry), flips],
                      sort_keys=True, default=str)
     path = job.cache / f"targets-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors" if job.cache else None
     if path is not None and path.is_file():
@@ -290,7 +294,7 @@ def _cache_targets(objective: Objective, job: PretrainJob, pictures: Pictures) -
     mean, std = objective.mean, objective.std
     parts = []
     for start in range(0, count, TEACHER_BATCH):
-        batch = resize((pictures.images[start : start + TEACHER_BATCH].float() / 255 - mean) / std, job.input_size)
+        batch = resize((pictures.images[start : start + TEACHER_BATCH].float() / 255 - mean) / std, objective.view)
         views = [batch, batch.flip(-1)][:flips]
         parts.append(torch.stack([teacher(v.to(job.device), None).cpu().half() for v in views], dim=1))
         job.progress("teacher targets", min(count, start + TEACHER_BATCH), count)

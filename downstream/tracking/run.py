@@ -114,6 +114,7 @@ def build_tracker(job: Job, settings: Settings) -> SingleObjectTracker:
             "window_weight": settings.window_weight,
         }
     )
+    model.init_weights()
     return model.to(job.device)
 
 

@@ -9,6 +9,7 @@ import torch
 from mmengine.registry import MODELS
 from safetensors.torch import load_file, save_file
 
+from downstream import engine
 from downstream.backbone import TimmBackbone, WeightsError, read_about
 from downstream.engine import layer_groups
 from downstream.task import TASKS, Job, MissingData, TaskError, evaluate
@@ -31,6 +32,28 @@ def test_a_task_gives_all_its_metrics_twice_the_same(task, protocol, make_job, b
     assert (backbone / "backbone.safetensors").read_bytes() == before
     assert capsys.readouterr().out == ""
     assert sorted(path.name for path in job.work_dir.iterdir()) == ["log.jsonl"]
+
+
+@pytest.mark.parametrize("protocol", ["frozen", "finetune"])
+@pytest.mark.parametrize("task", FOUR)
+def test_training_starts_from_the_folders_weights_and_every_rate_from_one_head(
+    task, protocol, make_job, backbone, monkeypatch
+):
+    """mmengine's Runner initialises models when training begins: it must find nothing left to do."""
+    before, starts, tested = {}, [], []
+
+    def before_train(self, runner):
+        starts.append({k: v.clone() for k, v in runner.model.state_dict().items()})
+
+    def before_test(self, runner):
+        tested.append({k: v.clone() for k, v in runner.model.backbone.net.state_dict().items()})
+
+    monkeypatch.setattr(engine._Watch, "before_train", before_train)
+    monkeypatch.setattr(engine._Watch, "before_test", before_test)
+    before = load_file(backbone / "backbone.safetensors")
+    evaluate(make_job(task, protocol, lr=[0.0, 0.0] if protocol == "frozen" else 0.0, epochs=1))
+    assert all(torch.equal(tested[0][key], value) for key, value in before.items())
+    assert all(torch.equal(starts[0][key], start[key]) for start in starts for key in starts[0])
 
 
 def test_heads_learn_what_the_features_hold(make_job):

@@ -366,3 +366,23 @@ def test_real_layouts_load_and_run(backbone, tmp_path):
         "test": {"layout": "got10k", "root": str(root / "GOT-10k"), "part": "val"},
     }
     assert len(evaluate(job(backbone, mixed, tmp_path / "work", epochs=1)).items["SUC"]) == 1
+
+
+@pytest.mark.parametrize("protocol", ["frozen", "finetune"])
+def test_training_starts_from_the_folders_weights(lasot, backbone, tmp_path, protocol, monkeypatch):
+    """mmengine's Runner initialises models when training begins; with a rate of 0 nothing may change."""
+    from safetensors.torch import load_file
+
+    from downstream.tracking import run
+
+    seen = {}
+
+    def spy(model, *rest, **more):
+        seen.update({key: value.clone() for key, value in model.backbone.net.state_dict().items()})
+        return follow(model, *rest, **more)
+
+    follow = run.follow
+    monkeypatch.setattr(run, "follow", spy)
+    evaluate(job(backbone, lasot, tmp_path / "w", protocol, lr=0.0, weight_decay=0.0))
+    want = load_file(backbone / "backbone.safetensors")
+    assert all(torch.equal(seen[key], value) for key, value in want.items())

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objectives.corruption import BlockMask, RandomMask, masked_count
+from objectives.frozen import FrozenNetwork
 from objectives.head import LightDecoder, LinearHead, PixelShuffleHead
 from objectives.loss import L1, MSE, Cosine, CrossEntropy, SmoothL1
 from objectives.normalisation import L2Norm, LayerNorm, PatchNorm
+from objectives.patches import patchify, unpatchify
 from objectives.recipe import ObjectiveError
 from objectives.registry import Geometry
 from objectives.student import MaskTokenStudent, VisibleStudent, create_backbone, geometry_of, sincos_positions
-from objectives.teacher import FrozenNetwork, patchify, unpatchify
 
 KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 VIT = Geometry(input_size=32, stride=8, hierarchical=False, width=32)
@@ -108,7 +109,7 @@ def test_swin_v2_takes_mask_tokens_and_refuses_visible_only():
     geometry = geometry_of(swin, 64)
     assert (geometry.stride, geometry.grid, geometry.width) == (32, 2, 128)
     corruption = RandomMask(geometry, ratio=0.6, unit=2, rounding="ceil")
-    images, mask = corruption(torch.randn(2, 3, 64, 64), generator())
+    images, mask, _ = corruption(torch.randn(2, 3, 64, 64), generator())
     assert MaskTokenStudent(swin, geometry)(images, mask).shape == (2, 4, 128)
     with pytest.raises(ObjectiveError, match="cannot be a Swin"):
         VisibleStudent(swin, geometry)

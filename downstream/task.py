@@ -82,27 +82,27 @@ TASKS: dict[str, TaskInfo] = {
     task.name: task
     for task in (
         TaskInfo(
-            "classification", "top-1 accuracy of a linear probe or a fine-tuned network (mmpretrain)", 1,
+            "classification", "top-1 accuracy of a linear probe or a fine-tuned network (mmpretrain)", 2,
             (Metric("top1", True, "%", 0, 100), Metric("top5", True, "%", 0, 100)),
             FROZEN_FINETUNE, "downstream.classification",
         ),
         TaskInfo(
-            "segmentation", "mean intersection over union of semantic classes (mmseg)", 1,
+            "segmentation", "mean intersection over union of semantic classes (mmseg)", 2,
             (Metric("mIoU", True, "%", 0, 100), Metric("aAcc", True, "%", 0, 100), Metric("mAcc", True, "%", 0, 100)),
             FROZEN_FINETUNE, "downstream.segmentation",
         ),
         TaskInfo(
-            "pose", "average precision of key points under OKS (mmpose)", 1,
+            "pose", "average precision of key points under OKS (mmpose)", 2,
             (Metric("AP", True, "%", 0, 100), Metric("AP50", True, "%", 0, 100), Metric("AR", True, "%", 0, 100)),
             FROZEN_FINETUNE, "downstream.pose",
         ),
         TaskInfo(
-            "depth", "metric depth from one picture (mmseg)", 1,
+            "depth", "metric depth from one picture (mmseg)", 2,
             (Metric("rmse", False, "m", 0, 1e3), Metric("d1", True, "%", 0, 100), Metric("abs_rel", False, "", 0, 1e3)),
             FROZEN_FINETUNE, "downstream.depth",
         ),
         TaskInfo(
-            "tracking", "single-object tracking, one-pass evaluation (mmdet)", 2,
+            "tracking", "single-object tracking, one-pass evaluation (mmdet)", 3,
             (
                 Metric("SUC", True, "%", 0, 100), Metric("P", True, "%", 0, 100), Metric("NP", True, "%", 0, 100),
                 Metric("AO", True, "%", 0, 100), Metric("SR50", True, "%", 0, 100), Metric("SR75", True, "%", 0, 100),

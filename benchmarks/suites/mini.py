@@ -36,11 +36,26 @@ suite = Suite(
         },
     },
     settings={
-        "classification": {"frozen": {"input_size": 64}, "finetune": {"input_size": 64}},
-        "segmentation": {"frozen": {"input_size": (96, 128)}, "finetune": {"input_size": (96, 128)}},
-        "pose": {"frozen": {"input_size": (96, 128)}, "finetune": {"input_size": (96, 128)}},
-        "depth": {"frozen": {"input_size": (96, 128)}, "finetune": {"input_size": (96, 128)}},
-        "tracking": {"frozen": {}, "finetune": {}},
+        "classification": {
+            "frozen": {"input_size": 64, "epochs": 30, "batch_size": 128, "lr": [1.2e-2, 5e-2, 2e-1]},
+            "finetune": {"input_size": 64},
+        },
+        "segmentation": {
+            "frozen": {"input_size": (96, 128), "epochs": 20, "batch_size": 16, "lr": [2e-2, 6e-2, 2e-1]},
+            "finetune": {"input_size": (96, 128)},
+        },
+        "pose": {
+            "frozen": {
+                "input_size": (96, 96), "epochs": 10, "batch_size": 32, "lr": [4e-3, 1.6e-2], "head": "classic",
+                "deconv": (32, 32), "sigma": 1.5,
+            },
+            "finetune": {"input_size": (96, 96), "head": "classic", "deconv": (32, 32), "sigma": 1.5},
+        },
+        "depth": {
+            "frozen": {"input_size": (96, 128), "epochs": 20, "batch_size": 16, "lr": [1.6e-2, 6e-2]},
+            "finetune": {"input_size": (96, 128)},
+        },
+        "tracking": {"frozen": {"epochs": 12}, "finetune": {"epochs": 12}},
     },
     sources={
         "pre-training": "Tiny ImageNet (CS231n), ImageNet's terms: cs231n.stanford.edu/tiny-imagenet-200.zip",

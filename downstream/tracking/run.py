@@ -35,7 +35,7 @@ class Settings:
     width: int = 64  # of the fusion [512]
     layers: int = 1  # of its encoder [8]
     heads: int = 4  # [8]
-    epochs: int = 4  # [300]
+    epochs: int = 12  # [300]
     pairs_per_epoch: int = 1536  # [131072]; frozen with a cache: the same pairs in every epoch
     batch_size: int = 16  # [64 per process]
     lr: float = 2e-3  # [5e-4]
@@ -45,12 +45,12 @@ class Settings:
     warmup: float = 0.05  # share of the steps [.01]
     drop_at: float = 0.7  # share of the steps after which lr is a tenth [.7]
     max_gap: int = 100  # frames between template and search [100]
-    scale_jitter: float = 0.25  # of the search window [.25]
-    shift_jitter: float = 3.0  # [3]
+    scale_jitter: float = 0.15  # of the search window [.25]
+    shift_jitter: float = 1.5  # [3]
     recolour: float = 0.5  # share of pairs with the colour channels in another order [0]
-    window_weight: float = 0.2  # of the Hann window at test time [.49]
+    window_weight: float = 0.45  # of the Hann window at test time [.49]
     smallest: float = 6.0  # pixels: narrower predictions are widened [10]
-    size_rate: float = 0.1  # share of the predicted size in the tracked one [1]
+    size_rate: float = 0.05  # share of the predicted size in the tracked one [1]
     strict_success: bool = False  # success curve with > (got10k toolkit) instead of >= (SwinTrack)
     out_index: int = -1  # stage or block of the backbone whose map is used [2, the third stage of Swin]
     train_limit: int | None = None  # videos of each data set

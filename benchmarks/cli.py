@@ -72,22 +72,66 @@ def run(
     output_format: Annotated[str, typer.Option("--format", help="terminal, md, csv, json, html or tex.")] = "terminal",
 ) -> None:
     """Train the objectives' backbones, score them on the tasks, print the table."""
-    from benchmarks.data import data_root as find_data
-    from benchmarks.execute import Execution
-    from benchmarks.plan import OVERWRITE, Request, plan
-    from benchmarks.progress import Reporter
+    from benchmarks.plan import Request, plan
 
+    wanted = _seeds(seeds, seed)
+    request = Request(_names(objective), _names(tasks), suite, _names(protocol), budget, wanted, cfg_options or [])
+    _run(plan(request), runs, data_root, device, overwrite, dry_run, output_format)
+
+
+@app.command()
+def sweep(
+    objective: Annotated[str, typer.Option(help="Objectives, separated by commas.")],
+    vary: Annotated[
+        list[str],
+        typer.Option(help="key=value,value,…; may be repeated: objective.loss.type=smooth_l1,l1,mse,cosine."),
+    ],
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas, or `all`.")] = "classification",
+    suite: SuiteOption = "embedded",
+    protocol: Annotated[str, typer.Option(help="frozen, finetune, or both; default: the suite's.")] = "",
+    budget: Annotated[str, typer.Option(help="Pre-training budget of the suite: default, long, …")] = "default",
+    seeds: Annotated[int | None, typer.Option(help="Run seeds 0 … N-1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Run just this seed.")] = None,
+    runs: RunsOption = Path("runs"),
+    data_root: DataRootOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
+    cfg_options: Annotated[list[str] | None, typer.Option(help="key=value for every combination.")] = None,
+    overwrite: Annotated[str, typer.Option(help="only-missing, always or never.")] = "only-missing",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    output_format: Annotated[str, typer.Option("--format", help="terminal, md, csv, json, html or tex.")] = "terminal",
+) -> None:
+    """Run every combination of varied options and print the ablation table."""
+    from benchmarks import plan as planning
+
+    wanted = _seeds(seeds, seed)
+    request = planning.Request(
+        _names(objective), _names(tasks), suite, _names(protocol), budget, wanted, cfg_options or []
+    )
+    _run(planning.sweep(request, vary), runs, data_root, device, overwrite, dry_run, output_format)
+
+
+def _seeds(seeds: int | None, seed: int | None) -> tuple[int, ...]:
+    """The seeds that ``--seeds N`` or ``--seed K`` asks for."""
     if seeds is not None and seed is not None:
         raise RequestError("--seeds N means seeds 0 to N-1, --seed K just that one: give one of them")
     if seeds is not None and seeds < 1:
         raise RequestError(f"--seeds {seeds}: at least 1")
     if seed is not None and seed < 0:
         raise RequestError(f"--seed {seed}: a whole number from 0 on")
-    wanted = tuple(range(seeds)) if seeds is not None else (seed or 0,)
+    return tuple(range(seeds)) if seeds is not None else (seed or 0,)
+
+
+def _run(
+    cells: list, runs: Path, data_root: Path | None, device: str, overwrite: str, dry_run: bool, output_format: str
+) -> None:
+    """Plan, run what is missing and print the table; exit 1 where a cell has no number."""
+    from benchmarks.data import data_root as find_data
+    from benchmarks.execute import Execution
+    from benchmarks.plan import OVERWRITE
+    from benchmarks.progress import Reporter
+
     _choice("--overwrite", overwrite, OVERWRITE)
     _choice("--format", output_format, FORMATS)
-    request = Request(_names(objective), _names(tasks), suite, _names(protocol), budget, wanted, cfg_options or [])
-    cells = plan(request)
     reporter = Reporter()
     if dry_run and cells[0].pretraining.suite.rendered:
         _show_plan(reporter, cells, [], known=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -167,21 +169,62 @@ def resolve(recipe: Recipe, suite: Suite, budget: str, options: Sequence[str]) -
                 raise unknown("slot", slot, SLOTS)
             if not field:
                 raise RequestError(f"--cfg-options {key}: name a key of the slot, for example {key}.type")
-            if field == "type" and value != slots[slot].get("type"):
-                slots[slot] = {}  # another part takes other arguments
+            if field == "type":
+                value = _part(slot, value)
+                if value != slots[slot].get("type"):
+                    slots[slot] = {}  # another part takes other arguments
+            if field in slots[slot] and slots[slot][field] == value:
+                continue  # what the recipe says already is no variant; so below
             slots[slot][field] = value
-        elif room == "optimiser":
-            optimiser = _replaced(optimiser, rest, value, key)
-        elif room == "crop":
-            crop = _replaced(crop, rest, value, key)
-        elif room == "suite":
-            suite = _suite_option(suite, rest, value, key, budget)
-        elif room == "task":
-            suite = _task_option(suite, rest, value, key)
+        elif room in ("optimiser", "crop", "suite", "task"):
+            before = (optimiser, crop, suite)
+            if room == "optimiser":
+                optimiser = _replaced(optimiser, rest, value, key)
+            elif room == "crop":
+                crop = _replaced(crop, rest, value, key)
+            elif room == "suite":
+                suite = _suite_option(suite, rest, value, key, budget)
+            else:
+                suite = _task_option(suite, rest, value, key)
+            if (optimiser, crop, suite) == before:
+                continue
         else:
             raise unknown("option", key, ["objective.", "optimiser.", "crop.", "suite.", "task."])
         variant[key] = value
     return Pretraining(recipe, suite, budget, variant, slots, optimiser, crop, seed=0)
+
+
+def _part(slot: str, name: Any) -> str:
+    from objectives.registry import canonical  # torch and all: seconds that a plan without new parts does without
+
+    try:
+        return canonical(slot, "none" if name is None else name)
+    except ObjectiveError as error:
+        raise RequestError(str(error)) from error
+
+
+def sweep(request: Request, vary: Sequence[str]) -> list[Cell]:
+    """The cells of every combination of the varied options.
+
+    Args:
+        request: what stays the same.
+        vary: ``key=value,value,…`` with the keys of ``--cfg-options``; a comma within brackets does not divide.
+
+    Raises:
+        RequestError: as :func:`plan`, or an option without values.
+    """
+    axes = []
+    for option in vary:
+        key, found, values = option.partition("=")
+        choices = [value.strip() for value in re.split(r",(?![^\[({]*[\])}])", values) if value.strip()]
+        if not found or not choices:
+            raise RequestError(f"--vary {option!r}: write it as key=value,value,…")
+        axes.append([f"{key}={value}" for value in choices])
+    cells: dict[Path, Cell] = {}
+    for combination in itertools.product(*axes):
+        for cell in plan(replace(request, options=[*request.options, *combination])):
+            cells.setdefault(cell.folder, cell)
+    return list(cells.values())
 
 
 def parse_value(raw: str) -> Any:

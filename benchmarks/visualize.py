@@ -95,37 +95,47 @@ def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
     from objectives.patches import unpatchify
 
-    clean = parts["clean"] * objective.std + objective.mean
-    seen = parts["corrupted"] * objective.std + objective.mean
+    def shown(images: Tensor) -> Tensor:
+        return images * objective.std + objective.mean
+
     patch, grid = objective.geometry.stride, objective.geometry.grid
-    mask = parts["mask"]
+
+    def enlarged(square: Tensor) -> Tensor:
+        return square.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+
+    clean, seen, mask = shown(parts["clean"]), shown(parts["corrupted"]), parts["mask"]
     if mask is not None:
-        where = mask.view(-1, 1, grid, grid).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+        where = enlarged(mask.view(-1, 1, grid, grid))
         seen = torch.where(where, torch.full_like(seen, 0.5), seen)
     columns = {"original": clean, "student sees": seen}
-    target, prediction = parts["target"], parts["prediction"]
-    if target.ndim == 3 and target.shape[-1] == patch * patch * 3:
-        raw = objective.teacher(parts["clean"], None)
-        mean, std = (0, 1) if raw.equal(target) else (raw.mean(-1, keepdim=True), raw.std(-1, keepdim=True))
-        for name, tokens in (("target", target), ("prediction", prediction)):
-            columns[name] = unpatchify(tokens * std + mean, patch) * objective.std + objective.mean
-        if mask is not None:
+    target, prediction, raw = parts["target"], parts["prediction"], parts["raw"]
+    if target.ndim != 3:
+        return columns
+    count = grid**2
+    if hasattr(objective.normalisation, "undo") and target.shape[-1] == patch * patch * 3:
+        unit = getattr(getattr(objective.teacher, "scale", None), "unit", False)
+        whole = raw[:, -count:]  # a zoomed view's tokens come last
+        for name, tokens in (("target", whole), ("prediction", objective.normalisation.undo(prediction, whole))):
+            picture = unpatchify(tokens, patch)
+            columns[name] = picture if unit else shown(picture)
+        if mask is not None and clean.shape == columns["prediction"].shape:
             columns["completed"] = torch.where(where, columns["prediction"], clean)
-    elif target.ndim == 3:
-        basis = torch.pca_lowrank(target.flatten(0, 1), q=3, center=True, niter=4)[2]
-        centre = target.flatten(0, 1).mean(0)
-        low, high = None, None
-        for name, tokens in (("target (PCA)", target), ("prediction (PCA)", prediction)):
-            colour = (tokens - centre) @ basis
-            if low is None:
-                low, high = colour.flatten(0, 1).quantile(0.02, 0), colour.flatten(0, 1).quantile(0.98, 0)
-            square = ((colour - low) / (high - low)).view(-1, grid, grid, 3).permute(0, 3, 1, 2)
-            columns[name] = square.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+        return columns
+    target, prediction = target[:, -count:].float(), prediction[:, -count:].float()  # a summary token comes first
+    basis = torch.pca_lowrank(target.flatten(0, 1), q=3, center=True, niter=4)[2]
+    centre = target.flatten(0, 1).mean(0)
+    range_: tuple[Tensor, Tensor] | None = None
+    for name, tokens in (("target (PCA)", target), ("prediction (PCA)", prediction)):
+        colour = (tokens - centre) @ basis
+        if range_ is None:
+            range_ = colour.flatten(0, 1).quantile(0.02, 0), colour.flatten(0, 1).quantile(0.98, 0)
+        low, high = range_
+        columns[name] = enlarged(((colour - low) / (high - low)).view(-1, grid, grid, 3).permute(0, 3, 1, 2))
     return columns
 
 
 def _grid(columns: dict[str, Tensor], title: str) -> Image.Image:
-    first = next(iter(columns.values()))
+    first = columns["student sees"]
     side = first.shape[-1] * SCALE
     sheet = Image.new("RGB", (len(columns) * (side + GAP) + GAP, len(first) * (side + GAP) + GAP + 16), "white")
     draw = ImageDraw.Draw(sheet)

@@ -1,4 +1,4 @@
-"""Normalisations N of a target (B, L, C)."""
+"""Normalisations N of a target (B, L, C). Those of pixels can be undone, to show a prediction as a picture."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ class NoNorm:
     def __call__(self, target: Tensor) -> Tensor:
         return target
 
+    def undo(self, prediction: Tensor, raw: Tensor) -> Tensor:
+        """A normalised prediction in the scale of the raw target, both (B, L, C)."""
+        return prediction
+
 
 @NORMALISATIONS.register_module()
 class PatchNorm:
@@ -28,6 +32,10 @@ class PatchNorm:
     def __call__(self, target: Tensor) -> Tensor:
         mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
         return (target - mean) / (var + self.eps).sqrt()
+
+    def undo(self, prediction: Tensor, raw: Tensor) -> Tensor:
+        """A normalised prediction in the scale of the raw target, both (B, L, C)."""
+        return prediction * (raw.var(-1, keepdim=True) + self.eps).sqrt() + raw.mean(-1, keepdim=True)
 
 
 @NORMALISATIONS.register_module()
@@ -64,6 +72,12 @@ class PatchChannelNorm:
         mean, std = colours.mean(-2, keepdim=True), colours.std(-2, keepdim=True)
         return ((colours - mean) / (std + self.eps)).flatten(-2)
 
+    def undo(self, prediction: Tensor, raw: Tensor) -> Tensor:
+        """A normalised prediction in the scale of the raw target, both (B, L, C)."""
+        colours = raw.unflatten(-1, (-1, 3))
+        mean, std = colours.mean(-2, keepdim=True), colours.std(-2, keepdim=True)
+        return (prediction.unflatten(-1, (-1, 3)) * (std + self.eps) + mean).flatten(-2)
+
 
 @NORMALISATIONS.register_module()
 class WindowNorm:
@@ -81,6 +95,16 @@ class WindowNorm:
         return max(3, 2 * round((self.share * size - 1) / 2) + 1)
 
     def __call__(self, target: Tensor) -> Tensor:
+        patch, images, mean, std = self._statistics(target)
+        return patchify((images - mean) / std, patch)
+
+    def undo(self, prediction: Tensor, raw: Tensor) -> Tensor:
+        """A normalised prediction in the scale of the raw target, both (B, L, C)."""
+        patch, _, mean, std = self._statistics(raw)
+        return patchify(unpatchify(prediction, patch) * std + mean, patch)
+
+    def _statistics(self, target: Tensor) -> tuple[int, Tensor, Tensor, Tensor]:
+        """Patch, and pictures (B, 3, S, S) with each pixel's mean and deviation."""
         patch = round((target.shape[-1] / 3) ** 0.5)
         images = unpatchify(target, patch)
         window = self.window(images.shape[-1])
@@ -94,7 +118,7 @@ class WindowNorm:
         centre = images.mean((2, 3), keepdim=True)
         square = total((images - centre).square()) / count - (mean - centre).square()
         variance = square.clamp(min=0) * count / (count - 1)
-        return patchify((images - mean) / (variance + self.eps).sqrt(), patch)
+        return patch, images, mean, (variance + self.eps).sqrt()
 
 
 @NORMALISATIONS.register_module()

@@ -50,22 +50,41 @@ class Geometry:
         return self.input_size // self.stride
 
 
+def canonical(slot: str, kind: str) -> str:
+    """The registered name that ``kind`` stands for: ``smooth_l1`` is SmoothL1, ``none`` the part that does nothing.
+
+    Raises:
+        ObjectiveError: there is none; the nearest name is offered.
+    """
+    registry = REGISTRIES[slot]
+    registry.import_from_location()
+    names = registry.module_dict
+    if kind in names:
+        return kind
+
+    def plain(name: str) -> str:
+        return name.replace("_", "").replace("-", "").lower()
+
+    wanted = plain(str(kind))
+    if wanted == "none":
+        wanted = "clean" if slot == "corruption" else next(plain(name) for name in names if name.startswith("No"))
+    found = next((name for name in names if plain(name) == wanted), None)
+    if found is None:
+        near = difflib.get_close_matches(str(kind), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names))}"
+        raise ObjectiveError(f"objective.{slot}.type: no {slot} {kind!r}; {hint}")
+    return found
+
+
 def build(slot: str, config: Mapping[str, Any], **context: Any) -> Any:
     """The part that a recipe's slot names.
 
     Raises:
         ObjectiveError: unknown type (nearest name offered) or an argument that the type does not take.
     """
-    registry = REGISTRIES[slot]
-    registry.import_from_location()
     arguments = dict(config)
-    kind = arguments.pop("type", None)
-    cls = registry.module_dict.get(kind)
-    if cls is None:
-        near = difflib.get_close_matches(str(kind), registry.module_dict, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(registry.module_dict))}"
-        raise ObjectiveError(f"objective.{slot}.type: no {slot} {kind!r}; {hint}")
+    kind = canonical(slot, arguments.pop("type", None))
     try:
-        return cls(**arguments, **context)
+        return REGISTRIES[slot].module_dict[kind](**arguments, **context)
     except TypeError as error:
         raise ObjectiveError(f"objective.{slot}: {kind} cannot be built from {arguments}: {error}") from error

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import suite as suites
 from benchmarks.errors import RequestError
-from benchmarks.plan import Request, parse_value, plan, resolve
+from benchmarks.plan import Request, parse_value, plan, resolve, sweep
 from objectives import recipe as recipes
 
 
@@ -95,3 +95,24 @@ def test_wrong_requests_name_the_thing_and_the_mend(changes, message):
     with pytest.raises(RequestError, match=message) as caught:
         cells(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_a_sweep_is_the_grid_and_the_recipes_own_values_are_no_variants():
+    request = Request(["maskdistill"], ["classification"])
+    cells = sweep(request, ["objective.normalisation.type=none,layernorm", "objective.loss.type=smooth_l1,l1,cosine"])
+    variants = [cell.pretraining.variant for cell in cells]
+    assert len(variants) == 6
+    assert {} in variants
+    assert {"objective.normalisation.type": "NoNorm", "objective.loss.type": "L1"} in variants
+    assert len({cell.folder for cell in cells}) == 6
+
+
+def test_a_sweep_keeps_lists_whole_and_names_what_is_wrong():
+    request = Request(["mae"], ["classification"])
+    cells = sweep(request, ["optimiser.betas=[0.9, 0.95],[0.9, 0.99]"])
+    assert [cell.pretraining.optimiser.betas for cell in cells] == [(0.9, 0.95), (0.9, 0.99)]
+    assert [bool(cell.pretraining.variant) for cell in cells] == [False, True]
+    with pytest.raises(RequestError, match="--vary 'objective.loss.type='"):
+        sweep(request, ["objective.loss.type="])
+    with pytest.raises(RequestError, match="did you mean 'Cosine'"):
+        sweep(request, ["objective.loss.type=cosin"])

@@ -207,6 +207,67 @@ def _writable(runs: Path) -> None:
         raise RequestError(f"--runs {runs}: cannot write there ({error.strerror}); name another folder") from error
 
 
+@app.command()
+def speed(
+    objective: Annotated[str, typer.Option(help="Objectives, separated by commas, or `all`.")],
+    suite: SuiteOption = "embedded",
+    batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the suite's.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
+    steps: Annotated[int, typer.Option(help="Steps of a turn.")] = 5,
+    turns: Annotated[int, typer.Option(help="Turns of each contestant.")] = 5,
+    peer: Annotated[str, typer.Option(help="`mmpretrain`: its step of the same objective takes turns, too.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
+    cfg_options: Annotated[list[str] | None, typer.Option(help="key=value, as for `bench run`.")] = None,
+    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    output: Annotated[Path | None, typer.Option(help="Keep the record in this JSON file, too.")] = None,
+) -> None:
+    """Time training steps side by side: images/s, memory, arithmetic, share of the device's ceiling."""
+    import torch
+    from tabulate import tabulate
+
+    from benchmarks import speed as timing
+    from benchmarks import suite as suites
+    from benchmarks.execute import resolve_device, set_threads
+    from benchmarks.plan import resolve
+    from benchmarks.progress import Reporter
+    from objectives.recipe import get, recipes
+
+    _choice("--precision", precision, timing.PRECISIONS)
+    _choice("--format", output_format, ("text", "json"))
+    if peer:
+        _choice("--peer", peer, ("mmpretrain",))
+    for name, value in (("--steps", steps), ("--turns", turns), ("--batch", batch or 1)):
+        if value < 1:
+            raise RequestError(f"{name} {value}: at least 1")
+    chosen = suites.get(suite)
+    names = [r.name for r in recipes().values() if r.trains] if objective == "all" else _names(objective)
+    plans = [resolve(get(name), chosen, "default", cfg_options or []) for name in names]
+    count = batch or plans[0].suite.batch_size
+    place = torch.device(resolve_device(device))
+    set_threads()
+    with Reporter() as reporter:
+        reporter.begin("speed")
+        contestants = []
+        for plan in plans:
+            contestants.append(timing.ours(plan, count, precision, place))
+            if peer:
+                contestants.append(timing.peer(plan, count, precision, place))
+        speeds, top = timing.measure(contestants, count, steps, turns, reporter)
+    kept = timing.record(
+        speeds, top, suite, plans[0].suite.model, plans[0].suite.input_size, count, precision, str(place), steps, turns
+    )
+    if output is not None:
+        from leaderboard.render import write_text
+
+        write_text(output, json.dumps(kept, indent=1) + "\n")
+    if output_format == "json":
+        print(json.dumps(kept, indent=1))
+        return
+    print(tabulate(kept["rows"], headers="keys", tablefmt="simple"))
+    print(f"{kept['model']} {kept['input_size']} px, batch {count}, {precision}, {place}; "
+          f"ceiling {kept['ceiling_gflops']:,} GFLOP/s")
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.")], output_format: FormatOption = "text"

@@ -260,6 +260,8 @@ def _suite_option(suite: Suite, field: str, value: Any, key: str, budget: str) -
         return replace(suite, model=value, kwargs={"img_size": suite.input_size})
     if field.endswith("_size") and (not isinstance(value, int) or value < 1):
         raise RequestError(f"--cfg-options {key}={value}: a whole number, at least 1")
+    if field == "input_size" and "img_size" in suite.kwargs:  # a backbone with a table of positions must know
+        suite = replace(suite, kwargs={**suite.kwargs, "img_size": value})
     return replace(suite, **{field: value})
 
 

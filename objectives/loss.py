@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from objectives.degrade import margin_of, reflect_into, shrunk_of
-from objectives.patches import patchify, unpatchify
+from objectives.patches import area_resize, patchify, unpatchify
 from objectives.recipe import ObjectiveError
 from objectives.registry import LOSSES, Geometry
 
@@ -139,7 +139,7 @@ class ZoomedIn(_TokenLoss):
 
     def _view(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) as a picture of the view's size (B, 3, V, V)."""
-        return F.interpolate(unpatchify(tokens, self.patch), size=(self.view, self.view), mode="area")
+        return area_resize(unpatchify(tokens, self.patch), self.view)
 
 
 @LOSSES.register_module()
@@ -162,5 +162,5 @@ class ZoomedOut(_TokenLoss):
 
     def _pasted(self, tokens: Tensor, offset: Tensor) -> Tensor:
         patch, size = self.geometry.stride, self.geometry.input_size
-        view = F.interpolate(unpatchify(tokens, patch), size=(self.view, self.view), mode="area")
+        view = area_resize(unpatchify(tokens, patch), self.view)
         return patchify(reflect_into(view, offset, size), patch)

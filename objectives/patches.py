@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import torch
 from torch import Tensor
 
 
@@ -18,3 +21,22 @@ def unpatchify(tokens: Tensor, patch: int, channels: int = 3) -> Tensor:
     grid = round(count**0.5)
     x = tokens.view(b, grid, grid, patch, patch, channels)
     return x.permute(0, 5, 1, 3, 2, 4).reshape(b, channels, grid * patch, grid * patch)
+
+
+@lru_cache(maxsize=32)
+def _area_matrix(source: int, size: int) -> Tensor:
+    """(size, source): row i averages the source pixels that the i-th part of the line touches."""
+    matrix = torch.zeros(size, source)
+    for i in range(size):
+        low, high = i * source // size, -(-(i + 1) * source // size)
+        matrix[i, low:high] = 1 / (high - low)
+    return matrix
+
+
+def area_resize(images: Tensor, size: int) -> Tensor:
+    """(B, C, S, S) -> (B, C, size, size) by averaging areas: torch's ``interpolate(mode="area")`` as two products.
+
+    The products are faster than torch's own on a CPU, above all backwards, and deterministic on a GPU.
+    """
+    matrix = _area_matrix(images.shape[-1], size).to(images)
+    return matrix @ images @ matrix.T

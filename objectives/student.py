@@ -90,6 +90,11 @@ class _Student(nn.Module):
         if table is None:
             raise ObjectiveError(f"objective.student.position={position}: this backbone has no absolute position table")
         fixed = torch.zeros_like(table)
+        if table.shape[1] < self.geometry.grid**2:
+            raise ObjectiveError(
+                f"the backbone's table has {table.shape[1]} positions, pictures of {self.geometry.input_size} px have "
+                f"{self.geometry.grid**2} patches; set suite.kwargs.img_size={self.geometry.input_size}"
+            )
         positions = fixed_positions(position, self.geometry.grid, table.shape[2])
         fixed[0, table.shape[1] - self.geometry.grid**2 :] = positions
         table.data.copy_(fixed)

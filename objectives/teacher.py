@@ -13,7 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from objectives.degrade import margin_of
-from objectives.patches import patchify
+from objectives.patches import area_resize, patchify
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 
@@ -97,7 +97,7 @@ class ViewPixels(Teacher):
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         size, patch = self.geometry.input_size, self.geometry.stride
         images = self.scale(images)
-        tokens = patchify(F.interpolate(images, size=(size, size), mode="area"), patch)
+        tokens = patchify(area_resize(images, size), patch)
         if self.centre:
             m = margin_of(self.geometry)
             tokens = torch.cat([patchify(images[..., m:-m, m:-m], patch), tokens], 1)

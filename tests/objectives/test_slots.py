@@ -13,7 +13,7 @@ from objectives.frozen import FrozenNetwork
 from objectives.head import LightDecoder, LinearHead, PixelShuffleHead
 from objectives.loss import L1, MSE, Cosine, CrossEntropy, SmoothL1
 from objectives.normalisation import L2Norm, LayerNorm, PatchNorm
-from objectives.patches import patchify, unpatchify
+from objectives.patches import area_resize, patchify, unpatchify
 from objectives.recipe import ObjectiveError
 from objectives.registry import Geometry
 from objectives.student import MaskTokenStudent, VisibleStudent, create_backbone, geometry_of, sincos_positions
@@ -237,3 +237,10 @@ def test_losses_refuse_targets_that_are_not_theirs():
         CrossEntropy()(torch.zeros(2, 4), torch.zeros(2, 4), None)
     with pytest.raises(ObjectiveError, match="masks nothing"):
         MSE("masked")(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), None)
+
+
+@pytest.mark.parametrize(("source", "size"), [(80, 64), (64, 80), (48, 64), (7, 3), (5, 5)])
+def test_area_resize_equals_torch(source, size):
+    images = torch.randn(2, 3, source, source)
+    expected = torch.nn.functional.interpolate(images, size=(size, size), mode="area")
+    assert torch.allclose(area_resize(images, size), expected, atol=1e-6)

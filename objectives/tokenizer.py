@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,7 +164,7 @@ class Tokenizer(Teacher):
     def _fit(self, views: Views, device: str, progress: Progress) -> None:
         generator = torch.Generator(device).manual_seed(SEED)
         self.requires_grad_(True)
-        # betas and decay: BEiT v2's for VQ-KD (2208.06366, appendix)
+        # betas and decay: VQ-KD's (microsoft/unilm: beit2/TOKENIZER.md); clip: of the BEiT family's pre-training
         optimiser = torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], betas=(0.9, 0.99),
                                       weight_decay=1e-4)
         warmup = max(1, round(WARMUP * self.steps))
@@ -200,7 +201,7 @@ class Tokenizer(Teacher):
         try:
             self.load_state_dict(load_file(path))
         except Exception as error:  # a damaged cache file costs its training, not the run; say so and train again
-            print(f"tokenizer {path} cannot be read ({type(error).__name__}); training it again")
+            print(f"tokenizer {path} cannot be read ({type(error).__name__}); training it again", file=sys.stderr)
             with _fixed_noise():
                 self._build()
             return False
@@ -357,8 +358,9 @@ class VQKD(Tokenizer):
             paper.
         codes: 512 here, for suites of a few thousand small pictures; 8192 in the paper.
         code_width: 32 in the paper.
-        width, encoder_depth, decoder_depth: 768, 12 and 3 in the paper.
-        steps, lr: of its training; 100 epochs of ImageNet, 2e-4, in the paper.
+        width, encoder_depth, decoder_depth: 768, 12 and 1 or 3 in the authors' models.
+        steps, lr: of its training, about two minutes on one core for 64-pixel pictures; 100 epochs of ImageNet in the
+            authors' example, whose learning rate is not said there.
         views: different views that it is trained on, again and again: the frozen teacher is most of the cost, and sees
             each once. Rounded up to whole batches of :data:`BATCH`.
         decay, commitment: .99 and 1 in the paper's code.
@@ -406,6 +408,7 @@ class VQKD(Tokenizer):
     def _fit(self, views: Views, device: str, progress: Progress) -> None:
         super()._fit(views, device, progress)
         self.wanted.clear()
+        self.frozen[0].to("cpu")
 
     def _features(self, images: Tensor) -> Tensor:
         return self.frozen[0].to(images.device)(images, None)

@@ -46,8 +46,10 @@ def test_ids_are_one_per_token_and_in_range(name, make_job, pictures):
     teacher = ready(job, pictures).teacher
     images = torch.randn(5, 3, 32, 32)
     ids = teacher(images, None)
-    assert ids.dtype == torch.int64 and ids.shape == (5, 16)
-    assert ids.min() >= 0 and ids.max() < 64
+    assert ids.dtype == torch.int64
+    assert ids.shape == (5, 16)
+    assert ids.min() >= 0
+    assert ids.max() < 64
     assert not ids.requires_grad
     assert torch.equal(ids, teacher(images, None))
     assert teacher.counts.sum() == 48 * 16
@@ -108,7 +110,8 @@ def test_second_call_reads_the_cache(name, make_job, pictures, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("objectives.tokenizer.Tokenizer._fit", lambda *a: pytest.fail("trained again"))
         again = ready(make_job(name, cache=tmp_path / "cache", seed=3), pictures).teacher
-        assert again.fingerprint() == trained.fingerprint() and again.perplexity == trained.perplexity
+        assert again.fingerprint() == trained.fingerprint()
+        assert again.perplexity == trained.perplexity
     files[0].write_bytes(b"damaged")
     assert ready(job, pictures).teacher.fingerprint() == trained.fingerprint()
     assert len(load_file(files[0])) == len(trained.state_dict())
@@ -146,7 +149,8 @@ def test_folder_tells_of_the_codebook_and_progress_of_the_stage(make_job, pictur
     stages = []
     folder = pretrain(make_job("beit", progress=lambda *a: stages.append(a)), pictures)
     told = json.loads((folder / "backbone.json").read_text())["tokenizer"]
-    assert told["codes"] == 64 and 2 <= told["perplexity"] <= told["used"] <= 64
+    assert told["codes"] == 64
+    assert 2 <= told["perplexity"] <= told["used"] <= 64
     assert ("tokenizer", 20, 20) in stages
 
 
@@ -154,7 +158,8 @@ def test_cached_ids_are_integers_and_equal_fresh_ones(make_job, pictures):
     job = make_job("beit", images_seen=96)
     fresh, cached = ready(job, pictures), ready(job, pictures)
     _cache_targets(cached, job, pictures)
-    assert cached.targets.dtype == torch.int32 and cached.targets.shape == (48, 2, 16)
+    assert cached.targets.dtype == torch.int32
+    assert cached.targets.shape == (48, 2, 16)
     losses, index = [], torch.arange(16)
     for objective in (fresh, cached):
         objective.eval()

@@ -76,9 +76,11 @@ def objective_sheet(pretraining: Pretraining, root: Path, runs: Path, seed: int,
             f"no trained {pretraining.label} under {runs}; first: bench run --objective {pretraining.recipe.name} "
             f"--suite {pretraining.suite.name} --budget {pretraining.budget}"
         )
-    from objectives.pretrain import build, load_objective
+    from objectives.pretrain import build, load_objective, prepare
 
-    objective = build(execution.pretrain_job(pretraining, folder, "cpu"), pictures)
+    job = execution.pretrain_job(pretraining, folder, "cpu")
+    objective = build(job, pictures)
+    prepare(objective, job, pictures)
     load_objective(objective, trained)
     objective.eval()
     objective.begin_step(seed, 0)

@@ -45,15 +45,24 @@ def _needs_all_tokens(tokens: Tensor, geometry: Geometry, head: str) -> None:
 
 @HEADS.register_module()
 class LinearHead(nn.Module):
-    """One linear layer on every token: (B, L, D) -> (B, L, C)."""
+    """One linear layer on every token: (B, L, D) -> (B, L, C).
 
-    def __init__(self, geometry: Geometry, out_width: int) -> None:
+    With ``paths`` above 1, on the tokens of as many paths, one after the other: (B, paths·L, D) -> (B, paths·L, C).
+    """
+
+    def __init__(self, geometry: Geometry, out_width: int, paths: int = 1) -> None:
         super().__init__()
-        self.geometry = geometry
+        self.geometry, self.paths = geometry, paths
         self.predict = _linear(geometry.width, out_width)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        _needs_all_tokens(tokens, self.geometry, "LinearHead")
+        if self.paths == 1:
+            _needs_all_tokens(tokens, self.geometry, "LinearHead")
+        elif tokens.shape[1] != self.paths * self.geometry.grid**2:
+            raise ObjectiveError(
+                f"objective.head.paths={self.paths} needs {self.paths * self.geometry.grid**2} tokens, but the student "
+                f"gives {tokens.shape[1]}; use objective.student.type=TwoPathStudent, or paths=1"
+            )
         return self.predict(tokens)
 
 

@@ -110,6 +110,42 @@ class CrossEntropy:
 
 
 @LOSSES.register_module()
+class TokenCrossEntropy:
+    """Cross-entropy of token ids (BEiT); where several paths predict them, the sum of theirs (BEiT v2).
+
+    Prediction (B, k·L, codes), block after block; target ids (B, L) in [0, codes); the mean over the region's tokens
+    is taken for each of the k blocks.
+    """
+
+    def __init__(self, region: str = "masked", geometry: Geometry | None = None) -> None:
+        if region not in _REGIONS:
+            raise ObjectiveError(f"objective.loss.region: {region!r} is not one of {', '.join(_REGIONS)}")
+        self.region = region
+
+    def __call__(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        if target.is_floating_point() or target.ndim != 2:
+            raise ObjectiveError(
+                "objective.loss.type=TokenCrossEntropy needs an id per token; choose a tokenizer, "
+                "objective.teacher.type=DiscreteVAE or VQKD"
+            )
+        if prediction.ndim != 3 or prediction.shape[1] % target.shape[1]:
+            raise ObjectiveError(
+                f"objective.loss.type=TokenCrossEntropy: a prediction of shape {tuple(prediction.shape)} does not go "
+                f"with {target.shape[1]} ids a picture; use objective.head.type=LinearHead"
+            )
+        blocks = prediction.float().unflatten(1, (-1, target.shape[1])).transpose(1, 2)  # (B, L, k, codes)
+        ids = target.long()[..., None].expand(blocks.shape[:3])
+        if self.region == "masked":
+            if mask is None:
+                raise ObjectiveError(
+                    "objective.loss.region=masked, but the corruption masks nothing; use region=all"
+                )
+            blocks, ids = blocks[mask], ids[mask]
+        # every block has as many tokens: the sum of k means is k times the mean of all
+        return prediction.shape[1] // target.shape[1] * F.cross_entropy(blocks.flatten(0, -2), ids.flatten())
+
+
+@LOSSES.register_module()
 class ZoomedIn(_TokenLoss):
     """Beyond Masking's loss of a picture whose surroundings must be guessed too.
 

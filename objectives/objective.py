@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from objectives.recipe import Crop
+from objectives.recipe import Crop, ObjectiveError
 from objectives.registry import build
 from objectives.student import create_backbone, geometry_of
 
@@ -42,13 +42,18 @@ class Objective(BaseModel):
         self.student = build("student", slots["student"], backbone=backbone, geometry=self.geometry)
         self.teacher = build("teacher", slots["teacher"], geometry=self.geometry)
         self.normalisation = build("normalisation", slots["normalisation"])
+        if self.teacher.discrete and slots["normalisation"]["type"] != "NoNorm":
+            raise ObjectiveError(
+                f"objective.normalisation.type={slots['normalisation']['type']} takes continuous targets, but "
+                f"objective.teacher.type={slots['teacher']['type']} gives ids; use NoNorm"
+            )
         self.head = build("head", slots["head"], geometry=self.geometry, out_width=self.teacher.width)
         self.loss = build("loss", slots["loss"], geometry=self.geometry)
         self.crop, self.fixed_crop, self.view = crop, fixed_crop, self.corruption.view
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.generator = torch.Generator()
-        self.targets: Tensor | None = None  # (N, 2, L, C): the teacher's targets of all pictures, plain and flipped
+        self.targets: Tensor | None = None  # (N, 2, L, C) or ids (N, 2, L) of all pictures, plain and flipped
 
     def begin_step(self, seed: int, step: int) -> None:
         """Every draw of a step depends on (seed, step) alone, so that a resumed run goes on bit-equal."""
@@ -95,7 +100,8 @@ class Objective(BaseModel):
     def raw_target(self, clean: Tensor, labels: Tensor, index: Tensor, flipped: Tensor) -> Tensor:
         """T(x), from the cache where the crops are fixed."""
         if self.targets is not None:
-            return self.targets[index.cpu(), flipped.long().cpu()].to(clean.device).float()
+            kept = self.targets[index.cpu(), flipped.long().cpu()].to(clean.device)
+            return kept.float() if kept.is_floating_point() else kept.long()
         return self.teacher(clean, labels)
 
     def forward(  # type: ignore[override]

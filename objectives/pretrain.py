@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from torch.utils.data import Dataset
 
 from objectives.objective import Objective, resize
 from objectives.recipe import Crop, ObjectiveError, Optimiser, scaled_lr
+from objectives.teacher import Progress
 
-Progress = Callable[[str, int, int], None]
 FORMAT = 1  # of backbone.json
 CHECKPOINT_EVERY = 100  # steps; a kill costs at most these
+COUNTED = 4096  # pictures, at most, over which a tokenizer's use of its codes is counted
 TEACHER_BATCH = 64  # fixed, so that cached targets do not depend on who asks for them
 
 
@@ -64,7 +65,7 @@ class PretrainJob:
     seed: int
     device: str
     folder: Path  # receives backbone.safetensors, backbone.json, log.jsonl
-    cache: Path | None = None  # folder for teacher targets shared between seeds
+    cache: Path | None = None  # folder for tokenizers and teacher targets shared between seeds
     about: Mapping[str, Any] = field(default_factory=dict)  # more facts for backbone.json
     progress: Progress = lambda stage, done, total: None
 
@@ -167,19 +168,52 @@ def build(job: PretrainJob, pictures: Pictures) -> Objective:
     return objective
 
 
+class _Views:
+    """See ``objectives.teacher.Views``: the job's pictures, augmented as pre-training does."""
+
+    def __init__(self, objective: Objective, job: PretrainJob, pictures: Pictures) -> None:
+        self.objective, self.images = objective, pictures.images
+        self.key = json.dumps([pictures.fingerprint, objective.view, job.fixed_crop, asdict(job.crop)], default=str)
+
+    @torch.no_grad()
+    def draw(self, step: int, count: int) -> Tensor:
+        generator = self.objective.generator.manual_seed(step)  # seeded anew by every step of pre-training
+        chosen = torch.randint(len(self.images), (count,), generator=generator)
+        return self.objective.augment(self.images[chosen])[0]
+
+    @torch.no_grad()
+    def whole(self, batch: int) -> Iterator[Tensor]:
+        count = len(self.images)
+        chosen = torch.arange(count) if count <= COUNTED else torch.linspace(0, count - 1, COUNTED).long()
+        for part in chosen.split(batch):
+            x = (self.images[part].float() / 255 - self.objective.mean) / self.objective.std
+            yield resize(x, self.objective.view)
+
+
+def prepare(objective: Objective, job: PretrainJob, pictures: Pictures) -> None:
+    """Train what the teacher needs before its first target, or read it from the cache: a tokenizer; others nothing.
+
+    Raises:
+        ObjectiveError: the tokenizer's weights do not fit, or its codebook collapsed.
+    """
+    objective.teacher.prepare(_Views(objective, job, pictures), job.device, job.cache, job.progress)
+
+
 def pretrain(job: PretrainJob, pictures: Pictures) -> Path:
     """Train the backbone (or only initialise it, for ``random_init``) and write its folder.
 
     An interrupted training goes on from its last checkpoint, bit-equal to one that was never interrupted.
 
     Raises:
-        ObjectiveError: the parts do not fit, the teacher has no weights, or the loss is not finite.
+        ObjectiveError: the parts do not fit, the teacher has no weights, its codebook collapsed, or the loss is not
+            finite.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     objective = build(job, pictures)
     started = time.time()
     losses: list[dict[str, float]] = []
     if job.trains:
+        prepare(objective, job, pictures)
         _cache_targets(objective, job, pictures)
         losses = _train(objective, job, pictures)
     objective.to("cpu")
@@ -190,7 +224,8 @@ def pretrain(job: PretrainJob, pictures: Pictures) -> Path:
         "images_seen": job.steps * job.batch_size if job.trains else 0, "input_size": job.input_size,
         "data_fingerprint": pictures.fingerprint, "seconds": round(time.time() - started, 2),
         "final_loss": losses[-1]["loss"] if losses else None,
-        "features": feature_health(backbone, pictures, job.input_size), **job.about,
+        "features": feature_health(backbone, pictures, job.input_size),
+        **(objective.teacher.about() if job.trains else {}), **job.about,
     }
     if job.trains:  # student and head, for pictures of what it predicts; the seam is the backbone alone
         save_weights(objective, job.folder / "objective.safetensors", leave_out="teacher.")
@@ -278,14 +313,14 @@ def _train(objective: Objective, job: PretrainJob, pictures: Pictures) -> list[d
 def _cache_targets(objective: Objective, job: PretrainJob, pictures: Pictures) -> None:
     """Compute a frozen teacher's targets once where crops are fixed and the budget sees pictures again.
 
-    Stored as float16: the rounding (2^-11) is far below what a normalised target's loss notices.
+    Stored as float16: the rounding (2^-11) is far below what a normalised target's loss notices. Ids as int32.
     """
     teacher, flips = objective.teacher, 2 if job.crop.flip else 1
     count = len(pictures.images)
     if not (teacher.cacheable and job.fixed_crop) or job.images_seen < count * flips:
         return
-    key = json.dumps([pictures.fingerprint, job.slots["teacher"], objective.view, asdict(objective.geometry), flips],
-                     sort_keys=True, default=str)
+    key = json.dumps([pictures.fingerprint, job.slots["teacher"], objective.view, asdict(objective.geometry), flips,
+                      teacher.fingerprint()], sort_keys=True, default=str)
     path = job.cache / f"targets-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors" if job.cache else None
     if path is not None and path.is_file():
         objective.targets = load_file(path)["targets"]
@@ -296,7 +331,8 @@ def _cache_targets(objective: Objective, job: PretrainJob, pictures: Pictures) -
     for start in range(0, count, TEACHER_BATCH):
         batch = resize((pictures.images[start : start + TEACHER_BATCH].float() / 255 - mean) / std, objective.view)
         views = [batch, batch.flip(-1)][:flips]
-        parts.append(torch.stack([teacher(v.to(job.device), None).cpu().half() for v in views], dim=1))
+        targets = torch.stack([teacher(v.to(job.device), None).cpu() for v in views], dim=1)
+        parts.append(targets.half() if targets.is_floating_point() else targets.int())
         job.progress("teacher targets", min(count, start + TEACHER_BATCH), count)
     objective.targets = torch.cat(parts)
     if path is not None:

@@ -14,7 +14,8 @@ from objectives.recipe import ObjectiveError
 CORRUPTIONS = Registry("corruption", scope="objectives", locations=["objectives.corruption", "objectives.degrade"])
 STUDENTS = Registry("student", scope="objectives", locations=["objectives.student"])
 TEACHERS = Registry(
-    "teacher", scope="objectives", locations=["objectives.teacher", "objectives.frozen", "objectives.ema"]
+    "teacher", scope="objectives",
+    locations=["objectives.teacher", "objectives.frozen", "objectives.ema", "objectives.tokenizer"],
 )
 NORMALISATIONS = Registry("normalisation", scope="objectives", locations=["objectives.normalisation"])
 HEADS = Registry("head", scope="objectives", locations=["objectives.head"])

@@ -6,10 +6,12 @@ The backbone itself stays an untouched timm model; what only pre-training needs 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import timm
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from objectives.recipe import ObjectiveError
@@ -115,15 +117,17 @@ class MaskTokenStudent(_Student):
 
     def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """(B, 3, H, W) and (B, L) -> (B, L, D)."""
-        x = self.backbone.patch_embed(images)  # ViT (B, L, D); Swin (B, h, w, D)
-        if mask is not None:
-            x = torch.where(self._at_patches(mask, x), self.mask_token.to(x.dtype), x)
+        x = self._embed(images, mask)
         if self.family == _SWIN:
             x = self.backbone.norm(self.backbone.layers(x))
             return x.flatten(1, 2)
         x = self.backbone.norm_pre(self.backbone._pos_embed(x))
         x = self.backbone.norm(self.backbone.blocks(x))
         return x[:, self.backbone.num_prefix_tokens :]
+
+    def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.backbone.patch_embed(images)  # ViT (B, L, D); Swin (B, h, w, D)
+        return x if mask is None else torch.where(self._at_patches(mask, x), self.mask_token.to(x.dtype), x)
 
     def _at_patches(self, mask: Tensor, x: Tensor) -> Tensor:
         if self.family == _VIT:
@@ -132,6 +136,54 @@ class MaskTokenStudent(_Student):
         repeat = x.shape[1] // grid  # a token of the last stage covers repeat² patches
         square = mask.view(-1, grid, grid).repeat_interleave(repeat, 1).repeat_interleave(repeat, 2)
         return square[..., None]
+
+
+@STUDENTS.register_module()
+class TwoPathStudent(MaskTokenStudent):
+    """BEiT v2's student: a second path makes the class token carry what the picture shows.
+
+    The final class token and the patch tokens of an earlier block go through a few blocks of their own; the backbone's
+    last norm is shared by both paths (``microsoft/unilm: beit2/modeling_pretrain.py``, facts only). ViT with a class
+    token only.
+
+    Args:
+        early: how far into the backbone the patch tokens are taken, as a share of its blocks: 9 of 12 in the paper
+            (21 of 24 for ViT-L), here the nearest whole block before the last.
+        blocks: of the second path (2).
+        drop_path: of the second path.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, geometry: Geometry, position: str = "learned", early: float = 0.75, blocks: int = 2,
+        drop_path: float = 0.0,
+    ) -> None:
+        name = "objective.student.type=TwoPathStudent"
+        if _family(backbone) == _SWIN or getattr(backbone, "cls_token", None) is None:
+            raise ObjectiveError(f"{name} predicts from the class token too, and this backbone has none; choose a ViT")
+        super().__init__(backbone, geometry, position)
+        depth = len(backbone.blocks)
+        self.early = min(depth - 1, round(early * depth))
+        if self.early < 1:
+            raise ObjectiveError(f"{name}: early={early} of {depth} blocks leaves no block before the last")
+        heads, eps = backbone.blocks[0].attn.num_heads, getattr(backbone.norm, "eps", 1e-6)
+        self.second = nn.Sequential(*[
+            Block(geometry.width, heads, qkv_bias=True, drop_path=drop_path, norm_layer=partial(nn.LayerNorm, eps=eps))
+            for _ in range(blocks)
+        ])
+        for layer in self.second.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, 3, H, W) and (B, L) -> (B, 2 L, D): the backbone's patch tokens, then those of the second path."""
+        net = self.backbone
+        x = net.norm_pre(net._pos_embed(self._embed(images, mask)))
+        early = net.blocks[: self.early](x)
+        final = net.blocks[self.early :](early)
+        patches = net.num_prefix_tokens
+        second = self.second(torch.cat([final[:, :1], early[:, patches:]], 1))
+        return net.norm(torch.cat([final[:, patches:], second[:, 1:]], 1))
 
 
 @STUDENTS.register_module()

@@ -1,11 +1,15 @@
 """Teachers T: the clean picture -> a target per token (B, L, C). Teachers never receive a gradient.
 
-Here those without weights; networks stand in frozen.py, moving averages of the student in ema.py.
+Here those without weights; networks stand in frozen.py, moving averages of the student in ema.py, tokenizers, whose
+target is an id per token (B, L), in tokenizer.py.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +21,36 @@ from objectives.patches import area_resize, patchify
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 
+Progress = Callable[[str, int, int], None]
+
+
+class Views(Protocol):
+    """The pictures as a teacher sees them, for teachers that are trained before pre-training begins.
+
+    Attributes:
+        key: names all that decides the views.
+    """
+
+    key: str
+
+    def draw(self, step: int, count: int) -> Tensor:  # pragma: no cover - interface
+        """Augmented, ImageNet-normalised views (count, 3, V, V); the same for the same step."""
+
+    def whole(self, batch: int) -> Iterator[Tensor]:  # pragma: no cover - interface
+        """Pictures, neither cropped nor flipped, (at most ``batch``, 3, V, V) at a time."""
+
 
 class Teacher(nn.Module):
     """Base class.
 
     Attributes:
-        width: C, channels of the target.
+        width: C, channels of the target; of ids, how many there are.
         cacheable: the target depends on the picture alone, so a fixed crop needs it only once.
+        discrete: the target is an id per token, int64 (B, L).
     """
 
     cacheable = False
+    discrete = False
     width: int
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:  # pragma: no cover - interface
@@ -36,6 +60,17 @@ class Teacher(nn.Module):
     def attention(self, target: Tensor) -> Tensor:
         """The raw target (B, T, C) -> how much the teacher attends to each token (B, L), at least 0."""
         raise ObjectiveError(f"objective.teacher.type={type(self).__name__} has no attention; use FrozenNetwork")
+
+    def prepare(self, views: Views, device: str, cache: Path | None, progress: Progress) -> None:
+        """Called once before pre-training: a tokenizer is trained here, or read from the folder ``cache``."""
+
+    def about(self) -> dict[str, Any]:
+        """Facts for ``backbone.json``."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """Names the weights of a teacher that its settings do not decide alone; else empty."""
+        return ""
 
     def attach(self, student: nn.Module, head: nn.Module, steps: int) -> None:
         """Called once before a training of ``steps`` steps; moving averages start here from the student."""

@@ -24,8 +24,13 @@ def make_job(tmp_path):
 
     def make(name, folder="run", **changes):
         recipe = recipes.get(name)
+        slots = recipe.slots()
+        if "steps" in slots["teacher"]:  # a tokenizer: trained for a second
+            slots["teacher"] |= {"steps": 20, "codes": 64}
+        if slots["teacher"]["type"] == "VQKD":
+            slots["teacher"] |= {"views": 64}
         settings = {
-            "objective": name, "slots": recipe.slots(), "optimiser": recipe.optimiser, "crop": recipe.crop,
+            "objective": name, "slots": slots, "optimiser": recipe.optimiser, "crop": recipe.crop,
             "trains": recipe.trains, "model": MODEL, "kwargs": KWARGS, "input_size": 32, "images_seen": 64,
             "batch_size": 16, "fixed_crop": True, "decoder": {"width": 32, "depth": 1, "heads": 2}, "suite": "test",
             "seed": 0, "device": "cpu", "folder": tmp_path / folder,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from objectives import recipe as recipes
-from objectives.pretrain import _Steps, build, pretrain
+from objectives.pretrain import _Steps, build, prepare, pretrain
 
 TRAINED = sorted(name for name, recipe in recipes.recipes().items() if recipe.trains)
 
@@ -20,7 +20,9 @@ def batch(pictures, count=16):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_steps_lower_the_loss_and_reach_the_student_only(name, make_job, pictures):
-    objective = build(make_job(name), pictures)
+    job = make_job(name)
+    objective = build(job, pictures)
+    prepare(objective, job, pictures)
     optimiser = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=2e-3)
     teacher = {k: v.clone() for k, v in objective.teacher.state_dict().items()}
     losses = []

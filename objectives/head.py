@@ -133,7 +133,7 @@ class _PromptBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
         self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -169,7 +169,7 @@ class PromptingDecoder(nn.Module):
         self.mask_token = nn.Parameter(nn.init.normal_(torch.zeros(width), std=0.02))
         self.register_buffer("positions", fixed_positions("sincos2d", geometry.grid, width), persistent=False)
         self.blocks = nn.ModuleList(_PromptBlock(width, size["heads"]) for _ in range(size["depth"]))
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
         self.predict = _linear(width, out_width)
         _xavier(self.blocks)
 

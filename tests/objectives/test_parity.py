@@ -8,6 +8,7 @@ from mmpretrain.structures import DataSample
 from objectives import recipe as recipes
 from objectives.objective import Objective
 from objectives.recipe import Crop
+from objectives.registry import Geometry, build
 
 
 def renamed(state, pairs):
@@ -176,3 +177,188 @@ def test_beitv2_loss_equals_mmpretrain():
         loss = mine.loss(mine.head(mine.student(images, mask), mask), ids, mask)
         expected = sum(head.loss(*neck((states[2], states[3]), rel_pos_bias=None), ids, mask))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+MASKFEAT_SIZE, MASKFEAT_PATCH, WIDTH = 224, 16, 48  # mmpretrain's HOG cuts any picture in 14 x 14 tokens
+
+
+def vit_arch(width, layers, heads):
+    return {"embed_dims": width, "num_layers": layers, "num_heads": heads, "feedforward_channels": 4 * width}
+
+
+VIT_NAMES = [("layers.", "blocks."), ("patch_embed.projection.", "patch_embed.proj."), ("ln1.", "norm."), ("", "")]
+
+
+def sample_of(mask):
+    sample = DataSample()
+    sample.mask = mask
+    return sample
+
+
+@pytest.mark.parametrize(("size", "patch"), [(224, 16), (112, 8)])
+def test_hog_equals_mmpretrain_without_window(size, patch):
+    from mmpretrain.models.selfsup.maskfeat import HOGGenerator
+
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    theirs = HOGGenerator(nbins=9, pool=patch // 2, gaussian_window=0)(images.clone())
+    recipe = recipes.get("maskfeat")
+    geometry = Geometry(size, patch, False, WIDTH)
+    raw = build("teacher", recipe.teacher, geometry=geometry)(images, None)
+    target = build("normalisation", recipe.normalisation)(raw)
+    assert target.shape == theirs.shape == (2, 196, 108)
+    assert torch.allclose(target, theirs, atol=1e-5)  # both ordered colour, bin, row, column: no permutation needed
+
+
+@pytest.mark.slow
+def test_maskfeat_loss_equals_mmpretrain():
+    torch.manual_seed(0)
+    size, patch = MASKFEAT_SIZE, MASKFEAT_PATCH
+    theirs = MODELS.build({
+        "type": "MaskFeat", "_scope_": "mmpretrain",
+        "backbone": {"type": "MaskFeatViT", "img_size": size, "patch_size": patch, "arch": vit_arch(WIDTH, 2, 3)},
+        "neck": {"type": "LinearNeck", "in_channels": WIDTH, "out_channels": 108, "norm_cfg": None},
+        "head": {"type": "MIMHead", "loss": {"type": "PixelReconstructionLoss", "criterion": "L2"}},
+        "target_generator": {"type": "HOGGenerator", "nbins": 9, "pool": 8, "gaussian_window": 0},
+    }).eval()
+    theirs.init_weights()
+    kwargs = {"img_size": size, "patch_size": patch, "embed_dim": WIDTH, "depth": 2, "num_heads": 3}
+    mine = ours("maskfeat", "vit_tiny_patch16_224", kwargs, size)
+    state = theirs.backbone.state_dict()
+    mine.student.mask_token.data.copy_(state.pop("mask_token").flatten())
+    load(mine.student.backbone, renamed(state, VIT_NAMES))
+    load(mine.head, renamed(theirs.neck.state_dict(), [("fc.", "predict.")]))
+    images = torch.randn(2, 3, size, size)
+    mask = mine.corruption(images, torch.Generator().manual_seed(1)).mask
+    with torch.no_grad():
+        expected = theirs.loss(images, [sample_of(m) for m in mask])["loss"]
+        assert loss_of(mine, images, mask).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+class Given(torch.nn.Module):
+    """A target generator whose features and attention are handed in."""
+
+    def __init__(self, features, attention):
+        super().__init__()
+        self.features, self.attention = features, attention
+
+    def forward(self, images):
+        return self.features, self.attention
+
+
+def mae_like(kind, backbone, neck, width, features, attention):
+    """mmpretrain's MILAN or EVA at 64 pixels with patches of 16, and ours of the same sizes."""
+    theirs = MODELS.build({
+        "type": kind, "_scope_": "mmpretrain",
+        "backbone": {"type": backbone, "img_size": 64, "patch_size": 16, "mask_ratio": 0.75,
+                     "arch": vit_arch(WIDTH, 2, 3)},
+        "neck": {"type": neck, "num_patches": 16, "patch_size": 16, "embed_dim": WIDTH, "decoder_embed_dim": width,
+                 "decoder_depth": 2, "decoder_num_heads": 4, "mlp_ratio": 4.0,
+                 "predict_feature_dim": features.shape[-1]},
+        "head": {"type": "MIMHead",
+                 "loss": {"type": "CosineSimilarityLoss", "shift_factor": 2.0, "scale_factor": 2.0}},
+    }).eval()
+    theirs.init_weights()
+    theirs.target_generator = Given(features, attention)
+    return theirs
+
+
+def perturb(module):
+    """Biases and norms that are not 0 or 1 tell more."""
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+
+
+def remember(module, name):
+    """Keep the last result of a module's method."""
+    kept, method = {}, getattr(module, name)
+
+    def wrapped(*args, **kwargs):
+        kept["out"] = method(*args, **kwargs)
+        return kept["out"]
+
+    setattr(module, name, wrapped)
+    return kept
+
+
+def decoder_into(head, neck, pairs):
+    state = renamed(neck.state_dict(), [
+        ("decoder_blocks.", "blocks."), ("decoder_embed.", "embed."), ("decoder_pred.", "predict."),
+        ("ln1.", "norm."), ("mask_token", "mask_token")])
+    state["mask_token"] = state["mask_token"].flatten()
+    for their, our in pairs:
+        state = {k.replace(their, our): v for k, v in state.items()}
+    load(head, state)
+    head.positions.copy_(neck.decoder_pos_embed[0, 1:])  # transposed there, see MAE above
+
+
+@pytest.mark.slow
+def test_milan_predictions_and_loss_equal_mmpretrain():
+    torch.manual_seed(0)
+    features, attention = torch.randn(3, 17, 112), torch.rand(3, 17, 17)
+    theirs = mae_like("MILAN", "MILANViT", "MILANPretrainDecoder", 32, features, attention)
+    perturb(theirs)
+    kwargs = {"img_size": 64, "patch_size": 16, "embed_dim": WIDTH, "depth": 2, "num_heads": 3}
+    mine = ours("milan", "vit_tiny_patch16_224", kwargs, 64, {"width": 32, "depth": 2, "heads": 4})
+    load(mine.student.backbone, renamed(theirs.backbone.state_dict(), VIT_NAMES))
+    decoder_into(mine.head, theirs.neck, [
+        (".attn.q.", ".query."), (".attn.kv.", ".key_value."), (".attn.proj.", ".project."),
+        (".mlp.fc1.", ".mlp.0."), (".mlp.fc2.", ".mlp.2.")])
+    images = torch.randn(3, 3, 64, 64)
+    masking, decoding = remember(theirs.backbone, "attention_masking"), remember(theirs.neck, "forward")
+    with torch.no_grad():
+        expected = theirs.loss(images, [])["loss"]
+        mask = torch.ones(3, 16, dtype=torch.bool).scatter_(1, masking["out"][2], False)
+        assert mask.sum(1).tolist() == [mine.corruption.hidden] * 3 == [12] * 3
+        prediction = mine.head(mine.student(images, mask), mask)
+        assert torch.allclose(prediction, decoding["out"], atol=1e-5)
+        loss = mine.loss(prediction, mine.normalisation(features), mask)
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_eva_in_the_manner_of_mae_equals_mmpretrain():
+    """mmpretrain knows EVA only with MAE's student and decoder; our recipe's loss, put on those."""
+    torch.manual_seed(0)
+    features = torch.randn(3, 17, 112)
+    theirs = mae_like("EVA", "MAEViT", "MAEPretrainDecoder", 32, features, None)
+    perturb(theirs)
+    kwargs = {"img_size": 64, "patch_size": 16, "embed_dim": WIDTH, "depth": 2, "num_heads": 3}
+    mine = ours("maskdistill_sparse", "vit_tiny_patch16_224", kwargs, 64, {"width": 32, "depth": 2, "heads": 4})
+    load(mine.student.backbone, renamed(theirs.backbone.state_dict(), VIT_NAMES))
+    decoder_into(mine.head, theirs.neck, [])
+    recipe = recipes.get("eva")
+    normalise, loss = build("normalisation", recipe.normalisation), build("loss", recipe.loss)
+    images = torch.randn(3, 3, 64, 64)
+    masking, decoding = remember(theirs.backbone, "random_masking"), remember(theirs.neck, "forward")
+    with torch.no_grad():
+        expected = theirs.loss(images, [])["loss"]
+        mask = masking["out"][1].bool()
+        prediction = mine.head(mine.student(images, mask), mask)
+        assert torch.allclose(prediction, decoding["out"], atol=1e-5)
+        value = loss(prediction, normalise(features[:, 1:]), mask)
+        assert value.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_cosine_loss_equals_mmpretrain(masked):
+    theirs = MODELS.build({"type": "CosineSimilarityLoss", "shift_factor": 2.0, "scale_factor": 2.0,
+                           "_scope_": "mmpretrain"})
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = (3 * torch.randn(4, 16, 112, generator=generator) for _ in range(2))
+    mask = torch.rand(4, 16, generator=generator) < 0.4
+    mine = build("loss", {"type": "Cosine", "region": "masked" if masked else "all"})
+    got = mine(prediction, build("normalisation", {"type": "L2Norm"})(target), mask)
+    assert got.item() == pytest.approx(theirs(prediction, target, mask if masked else None).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "grid", "count", "least"), [
+    ("mvp", 14, 75, 16), ("maskfeat", 14, 78, 15), ("data2vec", 14, 120, 16), ("eva", 16, 105, 16)])
+def test_block_masks_hide_as_many_as_mmpretrains(name, grid, count, least):
+    import numpy as np
+    from mmpretrain.datasets.transforms import BEiTMaskGenerator
+
+    np.random.seed(0)
+    theirs = BEiTMaskGenerator(input_size=grid, num_masking_patches=count, min_num_patches=least)
+    expected = {int(theirs.transform({})["mask"].sum()) for _ in range(20)}
+    corruption = build("corruption", recipes.get(name).corruption, geometry=Geometry(grid * 16, 16, False, WIDTH))
+    mask = corruption(torch.zeros(20, 3, 1, 1), torch.Generator().manual_seed(0)).mask
+    assert set(mask.sum(1).tolist()) == expected == {count}

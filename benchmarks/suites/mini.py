@@ -12,12 +12,12 @@ suite = Suite(
     name="mini",
     summary="real pictures (Tiny-ImageNet, CamVid, LSP-extended, RGB-D, LaSOT layout), small ViT, 64-128 px",
     model="vit_tiny_patch16_224",  # timm's plain ViT class; the sizes below replace the name's
-    kwargs={"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 6},
+    kwargs={"img_size": 64, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4},
     input_size=64,
-    batch_size=128,
-    budgets={"default": 60_000, "long": 240_000, "short": 7_500},
+    batch_size=32,
+    budgets={"default": 40_000, "long": 160_000, "short": 7_500},
     fixed_crop=False,
-    decoder={"width": 128, "depth": 2, "heads": 4},
+    decoder={"width": 96, "depth": 2, "heads": 4},
     pictures={"root": "tiny_imagenet25", "train": "train"},
     data={
         "classification": {"root": "tiny_imagenet25", "train": "train", "val": "val"},

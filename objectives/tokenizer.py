@@ -359,7 +359,7 @@ class VQKD(Tokenizer):
         codes: 512 here, for suites of a few thousand small pictures; 8192 in the paper.
         code_width: 32 in the paper.
         width, encoder_depth, decoder_depth: 768, 12 and 1 or 3 in the authors' models.
-        steps, lr: of its training, about two minutes on one core for 64-pixel pictures; 100 epochs of ImageNet in the
+        steps, lr: of its training, some two minutes on one core for 64-pixel pictures; 100 epochs of ImageNet in the
             authors' example, whose learning rate is not said there.
         views: different views that it is trained on, again and again: the frozen teacher is most of the cost, and sees
             each once. Rounded up to whole batches of :data:`BATCH`.

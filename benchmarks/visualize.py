@@ -95,6 +95,8 @@ def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
     from objectives.patches import unpatchify
 
+    if objective.corruption.several:
+        return _views(objective, parts)
     clean = parts["clean"] * objective.std + objective.mean
     seen = parts["corrupted"] * objective.std + objective.mean
     patch, grid = objective.geometry.stride, objective.geometry.grid
@@ -122,6 +124,18 @@ def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
             square = ((colour - low) / (high - low)).view(-1, grid, grid, 3).permute(0, 3, 1, 2)
             columns[name] = square.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
     return columns
+
+
+def _views(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The picture, the crops that the student and its moving average compare, and the first small crop."""
+    from objectives.objective import resize
+
+    size = objective.geometry.input_size
+    first, second = parts["corrupted"].chunk(2)
+    columns = {"original": resize(parts["clean"], size), "view 1": first, "view 2": second}
+    if parts["local"] is not None:
+        columns["small crop"] = resize(parts["local"][: len(first)], size)
+    return {name: pictures * objective.std + objective.mean for name, pictures in columns.items()}
 
 
 def _grid(columns: dict[str, Tensor], title: str) -> Image.Image:

@@ -28,13 +28,14 @@ THRESHOLD = 128 / 255  # solarisation inverts from here on (PIL)
 def crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     """(B, 3, V, V) -> the boxes (B, 3, size, size).
 
-    ``box`` (B, 5): width, height, centre x, centre y in the units of ``affine_grid`` (the picture spans -1 to 1), and
+    ``box`` (B, 5): width, height, centre x, centre y in the units of ``grid_sample`` (the picture spans -1 to 1), and
     -1 where it is mirrored, else 1. Sampled at twice the size, then averaged 2 x 2.
     """
-    width, height, x, y, sign = box.unbind(1)
-    zero = torch.zeros_like(width)
-    theta = torch.stack([width * sign, zero, x, zero, height, y], 1).view(-1, 2, 3).to(images.device)
-    grid = F.affine_grid(theta, [len(images), 3, 2 * size, 2 * size], align_corners=False)
+    width, height, x, y, sign = box.to(images.device)[:, :, None].unbind(1)
+    side = 2 * size
+    middles = (2 * torch.arange(side, device=images.device) + 1) / side - 1
+    columns, rows = x + width * sign * middles, y + height * middles  # (B, side) each: a crop is not turned
+    grid = torch.stack([columns[:, None].expand(-1, side, -1), rows[:, :, None].expand(-1, -1, side)], -1)
     return F.avg_pool2d(F.grid_sample(images, grid, padding_mode="reflection", align_corners=False), 2)
 
 

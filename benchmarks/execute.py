@@ -110,6 +110,7 @@ class Execution:
                 if pretraining.recipe.trains:  # some misfits only show at work: try two grey pictures
                     grey = torch.full((2, 3, suite.input_size, suite.input_size), 127, dtype=torch.uint8)
                     objective.attach(steps=1)
+                    objective.teacher.rehearse()
                     objective.begin_step(0, 0)
                     objective(grey, torch.tensor([0, 1]), torch.tensor([0, 1]))
             except ObjectiveError as error:

@@ -68,7 +68,7 @@ class Pretraining:
         suite = self.suite
         return {
             "objective": self.recipe.name, "version": self.recipe.version, "slots": self.slots,
-            "optimiser": asdict(self.optimiser), "crop": asdict(self.crop), "trains": self.recipe.trains,
+            "optimiser": self.optimiser.config(), "crop": asdict(self.crop), "trains": self.recipe.trains,
             "model": suite.model, "kwargs": dict(suite.kwargs), "input_size": suite.input_size,
             "batch_size": suite.batch_size, "images_seen": self.images_seen, "fixed_crop": suite.fixed_crop,
             "decoder": suite.decoder,

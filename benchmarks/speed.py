@@ -92,6 +92,7 @@ def ours(pretraining: Pretraining, batch: int, precision: str, device: torch.dev
         pretraining.optimiser.drop_path, CLASSES, suite.decoder,
     )
     objective.attach(steps=1000)
+    objective.teacher.rehearse()
     objective.to(device).train()
     objective.begin_step(0, 0)
     pictures = torch.randint(0, 256, (4 * batch, 3, suite.input_size, suite.input_size), dtype=torch.uint8)

@@ -100,6 +100,8 @@ def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     def shown(images: Tensor) -> Tensor:
         return images * objective.std + objective.mean
 
+    if objective.corruption.several:
+        return _views(objective, parts)
     patch, grid = objective.geometry.stride, objective.geometry.grid
 
     def enlarged(square: Tensor) -> Tensor:
@@ -136,8 +138,20 @@ def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return columns
 
 
+def _views(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The picture, the crops that the student and its moving average compare, and the first small crop."""
+    from objectives.objective import resize
+
+    size = objective.geometry.input_size
+    first, second = parts["corrupted"].chunk(2)
+    columns = {"original": resize(parts["clean"], size), "view 1": first, "view 2": second}
+    if parts["local"] is not None:
+        columns["small crop"] = resize(parts["local"][: len(first)], size)
+    return {name: pictures * objective.std + objective.mean for name, pictures in columns.items()}
+
+
 def _grid(columns: dict[str, Tensor], title: str) -> Image.Image:
-    first = columns["student sees"]
+    first = columns.get("student sees", next(reversed(columns.values())))
     side = first.shape[-1] * SCALE
     sheet = Image.new("RGB", (len(columns) * (side + GAP) + GAP, len(first) * (side + GAP) + GAP + 16), "white")
     draw = ImageDraw.Draw(sheet)

@@ -20,14 +20,16 @@ class Seen(NamedTuple):
     """What the student gets to see.
 
     Attributes:
-        images: pictures (B, 3, S, S).
+        images: pictures (B, 3, S, S); of corruptions that show several crops, all first, then all second (2B, 3, S, S).
         mask: (B, L), True where hidden; None where nothing is masked.
         offset: (B, 2) row and column, in pixels, at which a smaller view was pasted (zoom-out); else None.
+        local: further small crops (n·B, 3, s, s), all pictures' first, then all second, …; else None.
     """
 
     images: Tensor
     mask: Tensor | None = None
     offset: Tensor | None = None
+    local: Tensor | None = None
 
 
 class Corruption:
@@ -36,9 +38,11 @@ class Corruption:
     Attributes:
         view: side V of the clean view, in pixels: that of the student's picture, unless the corruption zooms.
         attentive: the mask is drawn from the teacher's attention, which the call then gets.
+        several: the student sees two crops of each picture, which the teacher has to look at too.
     """
 
     attentive = False
+    several = False
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry, self.view = geometry, geometry.input_size

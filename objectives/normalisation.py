@@ -50,6 +50,14 @@ class LayerNorm:
 
 
 @NORMALISATIONS.register_module()
+class Softmax:
+    """Probabilities over the channels (DINO; centre and temperature are the teacher's)."""
+
+    def __call__(self, target: Tensor) -> Tensor:
+        return target.float().softmax(-1)
+
+
+@NORMALISATIONS.register_module()
 class L2Norm:
     """Unit length over the channels (EVA, MILAN)."""
 

@@ -49,17 +49,37 @@ class Objective(BaseModel):
             )
         self.head = build("head", slots["head"], geometry=self.geometry, out_width=self.teacher.width)
         self.loss = build("loss", slots["loss"], geometry=self.geometry)
+        self._check_views(slots)
         self.crop, self.fixed_crop, self.view = crop, fixed_crop, self.corruption.view
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.generator = torch.Generator()
+        self.steps = 1
         self.targets: Tensor | None = None  # (N, 2, L, C) or ids (N, 2, L) of all pictures, plain and flipped
+
+    def _check_views(self, slots: Mapping[str, Mapping[str, Any]]) -> None:
+        corruption = f"objective.corruption.type={slots['corruption']['type']}"
+        teacher = f"objective.teacher.type={slots['teacher']['type']}"
+        if self.teacher.sees == "seen" and not self.corruption.several:
+            raise ObjectiveError(
+                f"{teacher} looks at two crops of a picture, {corruption} gives one; use TwoViews or MultiCrop"
+            )
+        if self.corruption.several and self.teacher.sees == "clean":
+            raise ObjectiveError(
+                f"{corruption} gives two crops of a picture, {teacher} looks at the picture; "
+                "use MomentumTeacher or CentredTeacher"
+            )
+
+    def init_weights(self) -> None:
+        """Nothing: the parts initialised themselves from the seed, and mmengine's Runner must not do it again."""
 
     def begin_step(self, seed: int, step: int) -> None:
         """Every draw of a step depends on (seed, step) alone, so that a resumed run goes on bit-equal."""
         mixed = (seed * 1_000_003 + step) % (2**63)
         self.generator.manual_seed(mixed)
         torch.manual_seed(mixed)  # drop path draws from the global generator
+        if hasattr(self.head, "begin_step"):
+            self.head.begin_step(step, self.steps)
 
     def augment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, 3, S, S) -> normalised views (B, 3, V, V) and which were flipped (B,)."""
@@ -90,6 +110,7 @@ class Objective(BaseModel):
 
     def attach(self, steps: int) -> None:
         """Before a training of ``steps`` steps."""
+        self.steps = steps
         self.teacher.attach(self.student, self.head, steps)
 
     def after_step(self, step: int) -> None:
@@ -109,19 +130,25 @@ class Objective(BaseModel):
     ) -> dict[str, Tensor]:
         """uint8 pictures (B, 3, S, S), labels (B,) and places in the data (B,) -> ``{"loss": scalar}``.
 
-        ``mode="tensor"`` gives the parts instead: clean view, what the student sees, mask, target, prediction.
+        ``mode="tensor"`` gives the parts instead: clean view, what the student sees, small crops (or None),
+        mask, target, prediction.
         """
         clean, flipped = self.augment(images)
-        raw = self.raw_target(clean, labels, index, flipped)
+        of_views = self.teacher.sees == "seen"
+        raw = None if of_views else self.raw_target(clean, labels, index, flipped)
         attention = self.teacher.attention(raw) if self.corruption.attentive else None
         seen = self.corruption(clean, self.generator, attention)
+        if of_views:
+            raw = self.teacher.of_views(seen)
         tokens = self.student(seen.images, seen.mask)
+        if seen.local is not None:
+            tokens = torch.cat([tokens, self.student(seen.local, None)])
         prediction = self.head(tokens, seen.mask)
         with torch.no_grad():
             target = self.normalisation(raw)
         if mode == "tensor":
-            return {"clean": clean, "corrupted": seen.images, "mask": seen.mask, "raw": raw, "target": target,
-                    "prediction": prediction}
+            return {"clean": clean, "corrupted": seen.images, "local": seen.local, "mask": seen.mask, "raw": raw,
+                    "target": target, "prediction": prediction}
         place = {"offset": seen.offset} if getattr(self.loss, "takes_offset", False) else {}
         return {"loss": self.loss(prediction, target, seen.mask, **place)}
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from objectives.objective import Objective, resize
-from objectives.recipe import Crop, ObjectiveError, Optimiser, scaled_lr
+from objectives.recipe import Crop, ObjectiveError, Optimiser, scaled_lr, weight_decay_at
 from objectives.teacher import Progress
 
 FORMAT = 1  # of backbone.json
@@ -113,6 +113,9 @@ class _Steps(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         runner.model.begin_step(self.job.seed, runner.iter)
+        if self.job.optimiser.weight_decay_end is not None:  # the first group is the one with decay
+            decay = weight_decay_at(self.job.optimiser, runner.iter, self.job.steps)
+            runner.optim_wrapper.optimizer.param_groups[0]["weight_decay"] = decay
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -31,6 +32,7 @@ class Optimiser:
         batch: the paper's batch, in images.
         width: width of the paper's backbone, in channels.
         betas, weight_decay: of AdamW; no decay on biases, norms and other 1-D parameters.
+        weight_decay_end: what the weight decay becomes by the last step, along a cosine (DINO); None: it stays.
         warmup: share of the schedule spent warming up linearly.
         min_lr: final learning rate, as a share of ``lr``.
         clip: largest gradient norm, or None.
@@ -46,6 +48,11 @@ class Optimiser:
     min_lr: float = 0.0
     clip: float | None = None
     drop_path: float = 0.0
+    weight_decay_end: float | None = None
+
+    def config(self) -> dict[str, Any]:
+        """As plain data, for digests: without what is not used, so that digests outlive new fields."""
+        return {k: v for k, v in asdict(self).items() if k != "weight_decay_end" or v is not None}
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,12 @@ def scaled_lr(optimiser: Optimiser, batch: int, width: int) -> float:
     (Yang et al., 2203.03466, table 8). At the paper's own size it gives the paper's value.
     """
     return optimiser.lr * (batch / optimiser.batch) ** 0.5 * (optimiser.width / width)
+
+
+def weight_decay_at(optimiser: Optimiser, step: int, steps: int) -> float:
+    """Weight decay of step ``step`` (counted from 0) of ``steps``: half a cosine from start to end (DINO)."""
+    start, end = optimiser.weight_decay, optimiser.weight_decay_end
+    return start if end is None else end + (start - end) * (1 + math.cos(math.pi * step / max(1, steps))) / 2
 
 
 @cache

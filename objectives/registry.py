@@ -11,15 +11,17 @@ from mmengine.registry import Registry
 
 from objectives.recipe import ObjectiveError
 
-CORRUPTIONS = Registry("corruption", scope="objectives", locations=["objectives.corruption", "objectives.degrade"])
+CORRUPTIONS = Registry(
+    "corruption", scope="objectives", locations=["objectives.corruption", "objectives.degrade", "objectives.views"]
+)
 STUDENTS = Registry("student", scope="objectives", locations=["objectives.student"])
 TEACHERS = Registry(
     "teacher", scope="objectives",
     locations=["objectives.teacher", "objectives.frozen", "objectives.ema", "objectives.tokenizer"],
 )
 NORMALISATIONS = Registry("normalisation", scope="objectives", locations=["objectives.normalisation"])
-HEADS = Registry("head", scope="objectives", locations=["objectives.head"])
-LOSSES = Registry("loss", scope="objectives", locations=["objectives.loss"])
+HEADS = Registry("head", scope="objectives", locations=["objectives.head", "objectives.projection"])
+LOSSES = Registry("loss", scope="objectives", locations=["objectives.loss", "objectives.contrastive"])
 
 REGISTRIES = {"corruption": CORRUPTIONS, "student": STUDENTS, "teacher": TEACHERS,
               "normalisation": NORMALISATIONS, "head": HEADS, "loss": LOSSES}

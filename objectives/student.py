@@ -5,12 +5,14 @@ The backbone itself stays an untouched timm model; what only pre-training needs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -213,3 +215,65 @@ class VisibleStudent(_Student):
             patches = patches[~mask].view(len(x), -1, x.shape[2])
             x = torch.cat([head, patches], dim=1)
         return self.backbone.norm(self.backbone.blocks(self.backbone.norm_pre(x)))
+
+
+@STUDENTS.register_module()
+class PooledStudent(_Student):
+    """One vector per picture or crop: the class token where the ViT has one, else (Swin too) the mean of the tokens.
+
+    A ViT takes crops of any whole number of patches: its position table is resampled for them, as timm does with
+    ``dynamic_img_size``, while the backbone itself stays as it was made.
+
+    Args:
+        position: as of the other students.
+        freeze_patch_embed: leave the patch embedding at its random start (MoCo v3), drawn as there: uniform within
+            sqrt(6 / (3 · patch² + D)), bias 0 (``facebookresearch/moco-v3``, facts only).
+
+    Raises:
+        ObjectiveError: in the call, for a mask, or for crops of another size where the backbone is a Swin.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, geometry: Geometry, position: str = "learned", freeze_patch_embed: bool = False
+    ) -> None:
+        super().__init__(backbone, geometry, position)
+        if freeze_patch_embed:
+            patches = backbone.patch_embed
+            bound = math.sqrt(6 / (patches.proj.weight[0].numel() + patches.proj.out_channels))
+            nn.init.uniform_(patches.proj.weight, -bound, bound)
+            if patches.proj.bias is not None:
+                nn.init.zeros_(patches.proj.bias)
+            patches.requires_grad_(False)
+
+    def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """(N, 3, s, s) -> (N, D); ``mask`` must be None."""
+        if mask is not None:
+            raise ObjectiveError(
+                "objective.student.type=PooledStudent sees whole crops; choose a corruption without a mask"
+            )
+        net = self.backbone
+        if self.family == _SWIN:
+            if images.shape[-1] != self.geometry.input_size:
+                raise ObjectiveError(
+                    f"a Swin made for {self.geometry.input_size} pixels takes no crops of {images.shape[-1]}; "
+                    "set objective.corruption.local=0"
+                )
+            return net.norm(net.layers(net.patch_embed(images))).mean((1, 2))
+        same = images.shape[-1] == self.geometry.input_size
+        x = net._pos_embed(net.patch_embed(images)) if same else self._embed(images)
+        x = net.norm(net.blocks(net.norm_pre(x)))
+        return x[:, 0] if net.cls_token is not None else x[:, net.num_prefix_tokens :].mean(1)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Tokens with positions of a picture that is not of the backbone's own size."""
+        net, grid = self.backbone, self.backbone.patch_embed.grid_size
+        x = net.patch_embed.proj(images)
+        size = list(x.shape[-2:])
+        x = net.patch_embed.norm(x.flatten(2).transpose(1, 2))
+        first = [token.expand(len(x), -1, -1) for token in (net.cls_token, net.reg_token) if token is not None]
+        if net.pos_embed is None:
+            return net.pos_drop(torch.cat([*first, x], 1))
+        prefix = 0 if net.no_embed_class else net.num_prefix_tokens
+        table = resample_abs_pos_embed(net.pos_embed, size, old_size=list(grid), num_prefix_tokens=prefix)
+        x = torch.cat([*first, x + table], 1) if net.no_embed_class else torch.cat([*first, x], 1) + table
+        return net.pos_drop(x)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from objectives.corruption import Seen
 from objectives.degrade import margin_of
 from objectives.patches import area_resize, patchify
 from objectives.recipe import ObjectiveError
@@ -47,15 +48,24 @@ class Teacher(nn.Module):
         width: C, channels of the target; of ids, how many there are.
         cacheable: the target depends on the picture alone, so a fixed crop needs it only once.
         discrete: the target is an id per token, int64 (B, L).
+        sees: "clean", the view before the corruption; or "seen", the crops that the student gets (:meth:`of_views`).
     """
 
     cacheable = False
     discrete = False
+    sees = "clean"
     width: int
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:  # pragma: no cover - interface
         """Normalised views (B, 3, V, V) and class labels (B,) -> target (B, L, C)."""
         raise ObjectiveError(f"{type(self).__name__} gives no target")
+
+    def of_views(self, seen: Seen) -> Tensor:
+        """What the student sees, with images (2B, 3, S, S) -> a target for each of these (2B, C)."""
+        raise ObjectiveError(f"{type(self).__name__} looks at the clean picture, not at the student's crops")
+
+    def rehearse(self) -> None:
+        """Called instead of :meth:`prepare` where an objective is only tried out: shapes matter, values do not."""
 
     def attention(self, target: Tensor) -> Tensor:
         """The raw target (B, T, C) -> how much the teacher attends to each token (B, L), at least 0."""

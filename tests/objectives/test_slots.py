@@ -109,7 +109,7 @@ def test_swin_v2_takes_mask_tokens_and_refuses_visible_only():
     geometry = geometry_of(swin, 64)
     assert (geometry.stride, geometry.grid, geometry.width) == (32, 2, 128)
     corruption = RandomMask(geometry, ratio=0.6, unit=2, rounding="ceil")
-    images, mask, _ = corruption(torch.randn(2, 3, 64, 64), generator())
+    images, mask, *_ = corruption(torch.randn(2, 3, 64, 64), generator())
     assert MaskTokenStudent(swin, geometry)(images, mask).shape == (2, 4, 128)
     with pytest.raises(ObjectiveError, match="cannot be a Swin"):
         VisibleStudent(swin, geometry)

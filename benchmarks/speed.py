@@ -148,7 +148,7 @@ def peer(pretraining: Pretraining, batch: int, precision: str, device: torch.dev
 
 def nn_sizes(model: str, kwargs: Mapping[str, Any]) -> dict[str, int]:
     """Width, depth, heads and patch of a timm ViT."""
-    from objectives.student import create_backbone
+    from objectives.backbone import create_backbone
 
     net = create_backbone(model, kwargs)
     return {"width": net.embed_dim, "depth": len(net.blocks), "heads": net.blocks[0].attn.num_heads,

@@ -1,6 +1,7 @@
 """Writes the generated parts of README.md from committed records: ``python docs/make.py``; ``--check`` only compares.
 
 ``--collect RUNS`` first copies the records and logs of a runs folder (never weights) to ``leaderboard/records``.
+``--backbones`` also tries every objective on every kind of backbone (a minute) and writes docs/backbones.md.
 
 A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
 """
@@ -56,6 +57,10 @@ def main() -> int:
     """Write, or with ``--check`` say whether the file is up to date."""
     if "--collect" in sys.argv:
         collect(Path(sys.argv[sys.argv.index("--collect") + 1]))
+    if "--backbones" in sys.argv:
+        from objectives import compatibility
+
+        (ROOT / "docs" / "backbones.md").write_text(compatibility.markdown(compatibility.table()))
     path = ROOT / "README.md"
     old = path.read_text()
     new = written(old)

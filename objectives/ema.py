@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from objectives.backbone import each_block, place, prefix_of
 from objectives.corruption import Seen
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
@@ -65,13 +66,11 @@ class LayerAverage(Teacher):
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         net = self.network
-        x = net.norm_pre(net._pos_embed(net.patch_embed(images)))
         first = len(net.blocks) - max(1, round(self.share * len(net.blocks)))
         total = 0.0
-        for index, block in enumerate(net.blocks):
-            x = block(x)
+        for index, tokens in enumerate(each_block(net, *place(net, net.patch_embed(images)))):
             if index >= first:
-                total = total + F.layer_norm(x[:, net.num_prefix_tokens :], x.shape[-1:])
+                total = total + F.layer_norm(tokens[:, prefix_of(net) :], tokens.shape[-1:])
         return total / (len(net.blocks) - first)
 
 

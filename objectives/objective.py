@@ -11,9 +11,9 @@ from mmengine.model import BaseModel
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
+from objectives.backbone import create_backbone, geometry_of
 from objectives.recipe import Crop, ObjectiveError
 from objectives.registry import build
-from objectives.student import create_backbone, geometry_of
 
 
 class Objective(BaseModel):

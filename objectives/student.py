@@ -6,51 +6,27 @@ The backbone itself stays an untouched timm model; what only pre-training needs 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
-import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from objectives.backbone import (
+    Places,
+    check_visible,
+    each_block,
+    family_of,
+    features,
+    has_class_token,
+    place,
+    prefix_of,
+    visible,
+    whole,
+)
 from objectives.recipe import ObjectiveError
 from objectives.registry import STUDENTS, Geometry
-
-_VIT, _SWIN = "vit", "swin"
-
-
-def create_backbone(model: str, kwargs: Mapping[str, Any], drop_path: float = 0.0) -> nn.Module:
-    """A freshly initialised timm model without classifier.
-
-    Raises:
-        ObjectiveError: timm knows no such model, or it does not take these arguments.
-    """
-    try:
-        return timm.create_model(model, pretrained=False, **{**kwargs, "num_classes": 0, "drop_path_rate": drop_path})
-    except Exception as error:  # timm raises many kinds here; each means that this request cannot be built
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ObjectiveError(f"backbone {model!r} with {dict(kwargs)}: {reason}") from error
-
-
-def _family(backbone: nn.Module) -> str:
-    if hasattr(backbone, "_pos_embed") and hasattr(backbone, "blocks"):
-        return _VIT
-    if hasattr(backbone, "layers") and hasattr(backbone, "patch_embed"):
-        return _SWIN
-    raise ObjectiveError(f"backbone {type(backbone).__name__}: pre-training takes timm ViTs, Swin and Swin V2")
-
-
-def geometry_of(backbone: nn.Module, input_size: int, **context: Any) -> Geometry:
-    """The token geometry of a timm ViT or Swin at ``input_size`` pixels."""
-    patch = backbone.patch_embed.patch_size[0]
-    hierarchical = _family(backbone) == _SWIN
-    stride = patch * 2 ** (len(backbone.layers) - 1) if hierarchical else patch
-    if input_size % stride:
-        raise ObjectiveError(f"input size {input_size} is not a multiple of the backbone's stride {stride}")
-    return Geometry(input_size, stride, hierarchical, backbone.num_features, **context)
 
 
 def sincos_positions(grid: int, width: int) -> Tensor:
@@ -85,14 +61,15 @@ def fixed_positions(kind: str, grid: int, width: int) -> Tensor:
 class _Student(nn.Module):
     def __init__(self, backbone: nn.Module, geometry: Geometry, position: str = "learned") -> None:
         super().__init__()
-        self.backbone, self.geometry, self.family = backbone, geometry, _family(backbone)
-        if position != "learned" and self.family == _VIT:  # a Swin keeps its relative positions
+        self.backbone, self.geometry, self.family = backbone, geometry, family_of(backbone)
+        if position != "learned":
+            fixed_positions(position, 1, 4)  # a name that is none is refused even where there is no table
             self._fix_positions(position)
 
     def _fix_positions(self, position: str) -> None:
         table = getattr(self.backbone, "pos_embed", None)
-        if table is None:
-            raise ObjectiveError(f"objective.student.position={position}: this backbone has no absolute position table")
+        if table is None or self.family == "swin":
+            return  # rotary and relative positions stay what they are
         fixed = torch.zeros_like(table)
         if table.shape[1] < self.geometry.grid**2:
             raise ObjectiveError(
@@ -119,20 +96,14 @@ class MaskTokenStudent(_Student):
 
     def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """(B, 3, H, W) and (B, L) -> (B, L, D)."""
-        x = self._embed(images, mask)
-        if self.family == _SWIN:
-            x = self.backbone.norm(self.backbone.layers(x))
-            return x.flatten(1, 2)
-        x = self.backbone.norm_pre(self.backbone._pos_embed(x))
-        x = self.backbone.norm(self.backbone.blocks(x))
-        return x[:, self.backbone.num_prefix_tokens :]
+        return whole(self.backbone, self._embed(images, mask))
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
         x = self.backbone.patch_embed(images)  # ViT (B, L, D); Swin (B, h, w, D)
         return x if mask is None else torch.where(self._at_patches(mask, x), self.mask_token.to(x.dtype), x)
 
     def _at_patches(self, mask: Tensor, x: Tensor) -> Tensor:
-        if self.family == _VIT:
+        if self.family != "swin":
             return mask[..., None]
         grid = self.geometry.grid
         repeat = x.shape[1] // grid  # a token of the last stage covers repeat² patches
@@ -160,7 +131,7 @@ class TwoPathStudent(MaskTokenStudent):
         drop_path: float = 0.0,
     ) -> None:
         name = "objective.student.type=TwoPathStudent"
-        if _family(backbone) == _SWIN or getattr(backbone, "cls_token", None) is None:
+        if family_of(backbone) == "swin" or not has_class_token(backbone):
             raise ObjectiveError(f"{name} predicts from the class token too, and this backbone has none; choose a ViT")
         super().__init__(backbone, geometry, position)
         depth = len(backbone.blocks)
@@ -180,41 +151,33 @@ class TwoPathStudent(MaskTokenStudent):
     def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """(B, 3, H, W) and (B, L) -> (B, 2 L, D): the backbone's patch tokens, then those of the second path."""
         net = self.backbone
-        x = net.norm_pre(net._pos_embed(self._embed(images, mask)))
-        early = net.blocks[: self.early](x)
-        final = net.blocks[self.early :](early)
-        patches = net.num_prefix_tokens
+        after = list(each_block(net, *place(net, self._embed(images, mask))))
+        early, final = after[self.early - 1], after[-1]
+        patches = prefix_of(net)
         second = self.second(torch.cat([final[:, :1], early[:, patches:]], 1))
         return net.norm(torch.cat([final[:, patches:], second[:, 1:]], 1))
 
 
 @STUDENTS.register_module()
 class VisibleStudent(_Student):
-    """Only visible patches (and class token, registers) go in (MAE). ViT only: windows need every patch.
+    """Only visible patches (and class token, registers) go in (MAE). Absolute or rotary positions only.
 
     Every picture of a batch must hide the same number of patches.
     """
 
     def __init__(self, backbone: nn.Module, geometry: Geometry, position: str = "learned") -> None:
-        if _family(backbone) == _SWIN:
-            raise ObjectiveError(
-                "a student of visible tokens only (MAE) cannot be a Swin: its windows need every patch; "
-                "choose a ViT, or objective.student.type=MaskTokenStudent with objective.head.type=LinearHead"
-            )
         super().__init__(backbone, geometry, position)
+        check_visible(backbone)
 
     def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """(B, 3, H, W) and (B, L) -> class token and registers, then the visible tokens in the order of their places.
 
         (B, prefix + L - hidden, D): MAE's decoder reads the class token too.
         """
-        x = self.backbone._pos_embed(self.backbone.patch_embed(images))
+        tokens, places = place(self.backbone, self.backbone.patch_embed(images))
         if mask is not None:
-            prefix = self.backbone.num_prefix_tokens
-            head, patches = x[:, :prefix], x[:, prefix:]
-            patches = patches[~mask].view(len(x), -1, x.shape[2])
-            x = torch.cat([head, patches], dim=1)
-        return self.backbone.norm(self.backbone.blocks(self.backbone.norm_pre(x)))
+            tokens, places = visible(self.backbone, tokens, places, mask)
+        return features(self.backbone, tokens, places)
 
 
 @STUDENTS.register_module()
@@ -230,7 +193,7 @@ class PooledStudent(_Student):
             sqrt(6 / (3 · patch² + D)), bias 0 (``facebookresearch/moco-v3``, facts only).
 
     Raises:
-        ObjectiveError: in the call, for a mask, or for crops of another size where the backbone is a Swin.
+        ObjectiveError: in the call, for a mask, or for crops of another size where the backbone has no position table.
     """
 
     def __init__(
@@ -251,18 +214,17 @@ class PooledStudent(_Student):
             raise ObjectiveError(
                 "objective.student.type=PooledStudent sees whole crops; choose a corruption without a mask"
             )
-        net = self.backbone
-        if self.family == _SWIN:
-            if images.shape[-1] != self.geometry.input_size:
-                raise ObjectiveError(
-                    f"a Swin made for {self.geometry.input_size} pixels takes no crops of {images.shape[-1]}; "
-                    "set objective.corruption.local=0"
-                )
-            return net.norm(net.layers(net.patch_embed(images))).mean((1, 2))
-        same = images.shape[-1] == self.geometry.input_size
-        x = net._pos_embed(net.patch_embed(images)) if same else self._embed(images)
-        x = net.norm(net.blocks(net.norm_pre(x)))
-        return x[:, 0] if net.cls_token is not None else x[:, net.num_prefix_tokens :].mean(1)
+        net, same = self.backbone, images.shape[-1] == self.geometry.input_size
+        if not same and self.family != "vit":
+            raise ObjectiveError(
+                f"this backbone's positions are made for {self.geometry.input_size} pixels and take no crops of "
+                f"{images.shape[-1]}; choose a ViT with a table of positions, or objective.corruption.local=0"
+            )
+        if self.family == "swin":
+            return whole(net, net.patch_embed(images)).mean(1)
+        tokens, places = place(net, net.patch_embed(images)) if same else (net.norm_pre(self._embed(images)), Places())
+        x = features(net, tokens, places)
+        return x[:, 0] if has_class_token(net) else x[:, prefix_of(net) :].mean(1)
 
     def _embed(self, images: Tensor) -> Tensor:
         """Tokens with positions of a picture that is not of the backbone's own size."""

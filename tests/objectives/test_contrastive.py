@@ -11,6 +11,7 @@ from torchvision.transforms import functional as vision
 
 from benchmarks.visualize import _columns, _grid
 from objectives import recipe as recipes
+from objectives.backbone import create_backbone, geometry_of
 from objectives.contrastive import CrossViews, InfoNCE
 from objectives.ema import CentredTeacher, MomentumTeacher
 from objectives.objective import Objective
@@ -18,7 +19,7 @@ from objectives.pretrain import build
 from objectives.projection import DINOHead, ProjectionMLP
 from objectives.recipe import Crop, ObjectiveError, weight_decay_at
 from objectives.registry import Geometry
-from objectives.student import PooledStudent, create_backbone, geometry_of
+from objectives.student import PooledStudent
 from objectives.views import MultiCrop, TwoViews, blur, draw_boxes, jitter, rotate_hue
 
 GEOMETRY = Geometry(32, 8, False, 32)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from objectives.backbone import create_backbone, geometry_of
 from objectives.corruption import BlockMask, RandomMask, masked_count
 from objectives.frozen import FrozenNetwork
 from objectives.head import LightDecoder, LinearHead, PixelShuffleHead
@@ -16,7 +17,7 @@ from objectives.normalisation import L2Norm, LayerNorm, PatchNorm
 from objectives.patches import area_resize, patchify, unpatchify
 from objectives.recipe import ObjectiveError
 from objectives.registry import Geometry
-from objectives.student import MaskTokenStudent, VisibleStudent, create_backbone, geometry_of, sincos_positions
+from objectives.student import MaskTokenStudent, VisibleStudent, sincos_positions
 
 KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 VIT = Geometry(input_size=32, stride=8, hierarchical=False, width=32)

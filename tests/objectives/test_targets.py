@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objectives import recipe as recipes
+from objectives.backbone import create_backbone
 from objectives.corruption import masked_count
 from objectives.ema import LayerAverage, average_into, frozen_copy
 from objectives.head import PromptingDecoder
@@ -18,7 +19,7 @@ from objectives.patches import patchify, unpatchify
 from objectives.pretrain import build
 from objectives.recipe import ObjectiveError
 from objectives.registry import Geometry
-from objectives.student import MaskTokenStudent, create_backbone
+from objectives.student import MaskTokenStudent
 from objectives.teacher import HOG
 
 KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from objectives import recipe as recipes
+from objectives.backbone import create_backbone, geometry_of
 from objectives.head import LinearHead
 from objectives.loss import CrossEntropy, SmoothL1, TokenCrossEntropy
 from objectives.pretrain import _cache_targets, _Views, build, prepare, pretrain, save_weights
 from objectives.recipe import ObjectiveError
 from objectives.registry import Geometry
-from objectives.student import MaskTokenStudent, TwoPathStudent, VisibleStudent, create_backbone, geometry_of
+from objectives.student import MaskTokenStudent, TwoPathStudent, VisibleStudent
 from objectives.tokenizer import VQKD, DiscreteVAE, nearest, spherical_kmeans
 
 VIT = Geometry(input_size=32, stride=8, hierarchical=False, width=32)

@@ -1,0 +1,170 @@
+"""What pre-training needs of a timm backbone: patches, places and blocks one by one, for every family it takes.
+
+Families: ``vit`` (VisionTransformer: a table of positions), ``rope`` (Eva: rotary, with or without a table),
+``relative`` (Beit, VisionTransformerRelPos: a bias in the attention) and ``swin`` (Swin and Swin V2). The network
+itself stays as timm made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import timm
+import torch
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
+from torch import Tensor, nn
+
+from objectives.recipe import ObjectiveError
+from objectives.registry import Geometry
+
+FAMILIES: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
+    ("vit", (VisionTransformer,)), ("rope", (Eva,)), ("relative", (Beit, VisionTransformerRelPos)),
+    ("swin", (SwinTransformer, SwinTransformerV2)),
+)
+
+
+def create_backbone(model: str, kwargs: Mapping[str, Any], drop_path: float = 0.0) -> nn.Module:
+    """A freshly initialised timm model without classifier.
+
+    Raises:
+        ObjectiveError: timm knows no such model, or it does not take these arguments.
+    """
+    try:
+        return timm.create_model(model, pretrained=False, **{**kwargs, "num_classes": 0, "drop_path_rate": drop_path})
+    except Exception as error:  # timm raises many kinds here; each means that this request cannot be built
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ObjectiveError(f"backbone {model!r} with {dict(kwargs)}: {reason}") from error
+
+
+def family_of(net: nn.Module) -> str:
+    """The name of the network's family.
+
+    Raises:
+        ObjectiveError: it belongs to none.
+    """
+    for name, classes in FAMILIES:
+        if isinstance(net, classes):
+            return name
+    raise ObjectiveError(
+        f"backbone {type(net).__name__}: pre-training takes timm's ViTs (absolute, rotary or relative positions), Swin "
+        "and Swin V2"
+    )
+
+
+def geometry_of(net: nn.Module, input_size: int, **context: Any) -> Geometry:
+    """The token geometry of a backbone at ``input_size`` pixels.
+
+    Raises:
+        ObjectiveError: the size is no multiple of the stride.
+    """
+    patch = net.patch_embed.patch_size[0]
+    hierarchical = family_of(net) == "swin"
+    stride = patch * 2 ** (len(net.layers) - 1) if hierarchical else patch
+    if input_size % stride:
+        raise ObjectiveError(f"input size {input_size} is not a multiple of the backbone's stride {stride}")
+    return Geometry(input_size, stride, hierarchical, net.num_features, **context)
+
+
+def prefix_of(net: nn.Module) -> int:
+    """Class token and registers: how many tokens come before those of the patches."""
+    return getattr(net, "num_prefix_tokens", 0)
+
+
+def has_class_token(net: nn.Module) -> bool:
+    """Whether the first token stands for the picture."""
+    return getattr(net, "cls_token", None) is not None
+
+
+@dataclass(frozen=True)
+class Places:
+    """What the blocks must know of the tokens' places, beyond what was added to the tokens.
+
+    Attributes:
+        rope: rotary embedding (L, R) or (B, 1, V, R); one for each block, (depth, heads, L, R) or (depth, B, heads, V,
+            R), where ``mixed``.
+        bias: relative bias that all blocks share (1, heads, P + L, P + L).
+    """
+
+    rope: Tensor | None = None
+    mixed: bool = False
+    bias: Tensor | None = None
+
+
+def place(net: nn.Module, patches: Tensor) -> tuple[Tensor, Places]:
+    """Patch embeddings (B, L, D) -> tokens (B, P + L, D), class token and registers first, with their places."""
+    family = family_of(net)
+    if family == "relative":
+        if has_class_token(net):
+            patches = torch.cat([net.cls_token.expand(len(patches), -1, -1), patches], 1)
+        if getattr(net, "pos_embed", None) is not None:
+            patches = net.pos_drop(patches + net.pos_embed)
+        if isinstance(net, Beit):
+            return patches, Places(bias=net.rel_pos_bias() if net.rel_pos_bias is not None else None)
+        shared = net.shared_rel_pos
+        return patches, Places(bias=shared.get_bias() if shared is not None else None)
+    if family == "rope":
+        tokens, rope = net._pos_embed(patches)
+        return net.norm_pre(tokens), Places(rope, mixed=getattr(net, "rope_mixed", False))
+    return net.norm_pre(net._pos_embed(patches)), Places()
+
+
+def check_visible(net: nn.Module) -> None:
+    """Whether patches can be left out.
+
+    Raises:
+        ObjectiveError: the family compares all places with one another.
+    """
+    if family_of(net) in ("relative", "swin"):
+        raise ObjectiveError(
+            f"a student of visible tokens only (MAE) cannot be a {type(net).__name__}: windows and relative biases "
+            "need every patch; choose a ViT with absolute or rotary positions, or "
+            "objective.student.type=MaskTokenStudent with objective.head.type=LinearHead"
+        )
+
+
+def visible(net: nn.Module, tokens: Tensor, places: Places, mask: Tensor) -> tuple[Tensor, Places]:
+    """Drop the hidden patches, the same number V of them left in every picture: (B, P + V, D)."""
+    prefix = prefix_of(net)
+    kept = tokens[:, prefix:][~mask].view(len(tokens), -1, tokens.shape[2])
+    if places.rope is not None:
+        index = torch.nonzero(~mask)[:, 1].view(len(tokens), -1)  # (B, V)
+        rope = places.rope[..., index, :]  # (B, V, R), or (depth, heads, B, V, R)
+        places = replace(places, rope=rope.transpose(1, 2) if places.mixed else rope.unsqueeze(1))
+    return torch.cat([tokens[:, :prefix], kept], 1), places
+
+
+def each_block(net: nn.Module, tokens: Tensor, places: Places) -> Iterator[Tensor]:
+    """The tokens after each block of a network that is no Swin."""
+    family = family_of(net)
+    for number, block in enumerate(net.blocks):
+        if family == "rope":
+            rope = places.rope[number] if places.mixed and places.rope is not None else places.rope
+            tokens = block(tokens, rope=rope)
+        elif isinstance(net, Beit):
+            tokens = block(tokens, shared_rel_pos_bias=places.bias)
+        elif family == "relative":
+            tokens = block(tokens, shared_rel_pos=places.bias)
+        else:
+            tokens = block(tokens)
+        yield tokens
+
+
+def features(net: nn.Module, tokens: Tensor, places: Places) -> Tensor:
+    """All blocks and the last norm: (B, P + L, D)."""
+    for after in each_block(net, tokens, places):
+        tokens = after
+    return net.norm(tokens)
+
+
+def whole(net: nn.Module, patches: Tensor) -> Tensor:
+    """Patch embeddings, ViT (B, L, D) or Swin (B, h, w, D), through the network -> patch tokens (B, L, D)."""
+    if family_of(net) == "swin":
+        return net.norm(net.layers(patches)).flatten(1, 2)
+    return features(net, *place(net, patches))[:, prefix_of(net) :]

@@ -56,7 +56,7 @@ tbody tr:nth-child(even) { background: var(--stripe); }
 {%- endif %}
 {%- endfor %}
 {%- for cell in row.cells.values() %}
-<td class="number{{ classes.get(cell.rank, '') }}{% if cell.status != 'ok' %} none{% endif %}">{{ cell.text }}
+<td class="number{{ classes.get(cell.place, '') }}{% if cell.status != 'ok' %} none{% endif %}">{{ cell.text }}
 {%- if cell.notes %}<sup>{{ cell.notes | join(", ") }}</sup>{% endif %}</td>
 {%- endfor %}
 {%- for text in row.right %}

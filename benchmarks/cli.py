@@ -38,6 +38,7 @@ class Listing(StrEnum):
     objectives = "objectives"
     tasks = "tasks"
     suites = "suites"
+    tables = "tables"
 
 
 def _names(text: str) -> list[str]:
@@ -211,7 +212,7 @@ def _writable(runs: Path) -> None:
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.")], output_format: FormatOption = "text"
 ) -> None:
-    """List objectives, tasks or suites."""
+    """List objectives, tasks, suites, or the papers' tables of published numbers."""
     from tabulate import tabulate
 
     _choice("--format", output_format, ("text", "json"))
@@ -232,6 +233,8 @@ def list_(
              "protocols": ", ".join(t.protocols), "version": t.version, "summary": t.summary}
             for t in TASKS.values()
         ]
+    elif what is Listing.tables:
+        rows = _paper_tables()
     else:
         from benchmarks.suite import suites
 
@@ -250,6 +253,8 @@ def leaderboard(
     suite: Annotated[str, typer.Option(help="Suite to show.")] = "embedded",
     output_format: Annotated[str, typer.Option("--format", help="terminal, md, html, csv, tex or json.")] = "terminal",
     output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Add published numbers on the same data.")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Print the tested pairs of rows instead (markdown).")] = False,
 ) -> None:
     """Print the table of a suite from records."""
     from leaderboard.records import read_records
@@ -264,7 +269,52 @@ def leaderboard(
     mine = [record for record in records if record.suite == suite]
     if not mine and records:
         raise unknown("records of suite", suite, {record.suite for record in records})
-    _emit(build(mine, invalid, suite=suite), output_format, output)
+    table = build(mine, invalid, suite=suite)
+    if published or pairs:
+        _emit_more(table, output_format, output, pairs)
+    else:
+        _emit(table, output_format, output)
+
+
+# --- published numbers ------------------------------------------------------------------------------------------------
+
+
+def _paper_tables() -> list[dict]:
+    from leaderboard.published import tables
+
+    return [
+        {"name": t.id, "arxiv": t.arxiv, "numbers": len(t.numbers), "unverified": t.unverified,
+         "summary": f"{t.title}: {', '.join(sorted({n.dataset for n in t.numbers}))}"}
+        for t in tables()
+    ]
+
+
+def _emit_more(table, output_format: str, output: Path | None, pairs: bool) -> None:
+    """The table with published numbers beside it, or its tested pairs."""
+    from leaderboard import published
+    from leaderboard.page import page
+    from leaderboard.render import comparisons, render, write_text
+
+    found = [] if pairs else published.beside(table)
+    if pairs:
+        text = comparisons(table)
+    elif output_format == "html":
+        text = page(table, found)
+    elif output_format == "json":
+        text = json.dumps({**json.loads(render(table, "json")), "published": published.as_json(found)}, indent=1) + "\n"
+    elif output_format == "csv":
+        text = published.text(table, found, "csv")
+    else:
+        if output_format == "terminal" and output is None:
+            _emit(table, output_format, None)
+            sys.stdout.write("\n" + published.text(table, found, "terminal"))
+            return
+        style = "md" if output_format == "terminal" else output_format
+        text = render(table, style) + "\n" + published.text(table, found, style)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
 
 
 @app.command()

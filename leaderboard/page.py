@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .published import Beside
 from .table import LEFT_HEADS, RIGHT_HEADS, Table
 
 _TEMPLATE = """\
@@ -80,8 +81,8 @@ tbody tr:nth-child(even) { background: var(--stripe); }
 """
 
 
-def page(table: Table) -> str:
-    """The whole file, as text."""
+def page(table: Table, published: list[Beside] | None = None) -> str:
+    """The whole file, as text; with ``published``, those numbers beside ours."""
     from jinja2 import Environment, StrictUndefined
 
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_TEMPLATE)

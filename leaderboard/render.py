@@ -8,10 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .records import RecordError
 from .statistics import LEVEL, PAIR_METHOD
 from .table import LEFT_HEADS, RIGHT_HEADS, Cell, Row, Table
 
@@ -32,6 +36,26 @@ def render(table: Table, format: str) -> str:
     if format not in _RENDERERS:
         raise ValueError(f"no format {format!r}; there are {', '.join(_RENDERERS)}")
     return _RENDERERS[format](table).rstrip("\n") + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the file whole or not at all; missing folders are made.
+
+    Raises:
+        RecordError: it cannot be written; one line with the path.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a pipe or a device is written to, never replaced
+            path.write_text(text, encoding="utf-8")
+            return
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise RecordError(f"cannot write {path}: {error.strerror or error}; choose another file") from error
 
 
 # --- markdown ---------------------------------------------------------------------------------------------------------

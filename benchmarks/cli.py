@@ -276,7 +276,7 @@ def leaderboard(
         _emit(table, output_format, output)
 
 
-# --- published numbers ------------------------------------------------------------------------------------------------
+# --- published numbers, bundles, reproduction -------------------------------------------------------------------------
 
 
 def _paper_tables() -> list[dict]:
@@ -315,6 +315,70 @@ def _emit_more(table, output_format: str, output: Path | None, pairs: bool) -> N
         sys.stdout.write(text)
     else:
         write_text(output, text)
+
+
+COMMITTED = Path(__file__).parent.parent / "leaderboard" / "records"
+
+
+@app.command()
+def bundle(
+    row: Annotated[str, typer.Argument(help="suite/objective[/seed0[/task.protocol]], or a folder of records.")],
+    output: Annotated[Path, typer.Argument(help="Zip file to write.")],
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Pack a row's records, logs and commands into one zip file for a reviewer."""
+    from leaderboard import bundle as bundles
+    from leaderboard.records import InvalidRecord
+
+    try:
+        folder = bundles.row_folder(row, [runs, COMMITTED])
+        count = bundles.bundle(folder, output)
+    except (bundles.BundleError, InvalidRecord) as error:
+        raise RequestError(str(error)) from error
+    print(f"{output}: {count} records of {folder}")
+
+
+@app.command(name="verify")
+def verify_bundle(bundle: Annotated[Path, typer.Argument(help="Zip file that `bench bundle` wrote.")]) -> None:
+    """Check a bundle: fingerprints, invariants, recomputed aggregates; exit 1 when something does not hold."""
+    from leaderboard.bundle import BundleError, verify
+
+    try:
+        found = verify(bundle)
+    except BundleError as error:
+        raise RequestError(str(error)) from error
+    for holds, line in found:
+        print(f"{'ok  ' if holds else 'BAD '} {line}")
+    if not all(holds for holds, _ in found):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def reproduce(
+    what: Annotated[str, typer.Argument(help="A record (result.json, or suite/objective/seed0/task.protocol), or "
+                                             "PAPER[:TABLE] of `bench list tables`.")],
+    output: Annotated[Path, typer.Option(help="Folder for the new runs; never the old ones'.")] = Path("reproduced"),
+    runs: RunsOption = Path("runs"),
+    data_root: DataRootOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
+    suite: Annotated[str, typer.Option(help="Suite that a paper's tables are run on.")] = "paper",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what differs; stop.")] = False,
+) -> None:
+    """Run a record's cell again from the record alone and compare; or show what a published table would take."""
+    from benchmarks import reproduce as again
+    from leaderboard.published import find
+
+    tables = find(what)
+    if tables:
+        for line in again.paper_lines(tables, suite, data_root):
+            print(line)
+        if not dry_run and (reason := again.cannot_run(suite)):
+            print(f"bench: {reason}", file=sys.stderr)
+            raise typer.Exit(EXIT_FAILED)
+        return
+    verdicts = again.reproduce(what, output, runs, COMMITTED, data_root, device, dry_run, print)
+    if "differs" in verdicts or "failed" in verdicts:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()

@@ -122,9 +122,10 @@ def test_links_and_doubles_and_bombs_are_refused(archive, runs, tmp_path, monkey
     with pytest.raises(BundleError, match="times its size"):
         verify(bomb)
     double = tmp_path / "double.zip"
-    with pytest.warns(UserWarning), zipfile.ZipFile(double, "w") as file:  # noqa: PT031
+    with zipfile.ZipFile(double, "w") as file:
         file.writestr("a", b"1")
-        file.writestr("a", b"2")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            file.writestr("a", b"2")
     with pytest.raises(BundleError, match="twice"):
         verify(double)
     good = tmp_path / "good.zip"
@@ -157,11 +158,13 @@ def test_damaged_bundles_never_raise_anything_else(archive, tmp_path, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     damaged = tmp_path / "damaged.zip"
     damaged.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
+    message = ""
     try:
         verify(damaged)
     except BundleError as error:
-        assert str(damaged) in str(error)
-        assert "\n" not in str(error)
+        message = str(error)
+    assert message == "" or str(damaged) in message
+    assert "\n" not in message
 
 
 def test_rows_are_found_or_refused(runs, tmp_path):

@@ -250,7 +250,7 @@ def list_(
 @app.command()
 def leaderboard(
     runs: Annotated[list[Path] | None, typer.Option(help="Folders of records; may be repeated.")] = None,
-    suite: Annotated[str, typer.Option(help="Suite to show.")] = "embedded",
+    suite: Annotated[str, typer.Option(help="Suite to show; with --format html also `all`.")] = "embedded",
     output_format: Annotated[str, typer.Option("--format", help="terminal, md, html, csv, tex or json.")] = "terminal",
     output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
     published: Annotated[bool, typer.Option("--published", help="Add published numbers on the same data.")] = False,
@@ -267,6 +267,9 @@ def leaderboard(
             raise RequestError(f"--runs {folder}: no such folder")
     records, invalid = read_records(folders)
     mine = [record for record in records if record.suite == suite]
+    if suite == "all":
+        _emit_suites(records, invalid, output_format, output)
+        return
     if not mine and records:
         raise unknown("records of suite", suite, {record.suite for record in records})
     table = build(mine, invalid, suite=suite)
@@ -287,6 +290,22 @@ def _paper_tables() -> list[dict]:
          "summary": f"{t.title}: {', '.join(sorted({n.dataset for n in t.numbers}))}"}
         for t in tables()
     ]
+
+
+def _emit_suites(records: list, invalid: list, output_format: str, output: Path | None) -> None:
+    """All suites in one page."""
+    from leaderboard.page import page
+    from leaderboard.render import write_text
+    from leaderboard.table import build
+
+    if output_format != "html":
+        raise RequestError("--suite all makes one page of all suites: add --format html, or name one suite")
+    names = sorted({r.suite for r in records} | {e.cell.suite for e in invalid if e.cell is not None})
+    text = page([build(records, invalid, suite=name) for name in names] or build([], invalid))
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
 
 
 def _emit_more(table, output_format: str, output: Path | None, pairs: bool) -> None:

@@ -269,14 +269,14 @@ def read_records(roots: Sequence[Path]) -> tuple[list[Record], list[InvalidRecor
     """
     records: list[tuple[Path, Record]] = []
     invalid: list[InvalidRecord] = []
-    seen: set[Path] = set()
+    seen: set[object] = set()
     for root in roots:
         if not root.is_dir():
             raise RecordError(f"no folder {root}; run something first or name another folder of runs")
         for path in _find(root, invalid):
-            if (real := path.resolve()) in seen:  # one root may lie inside another
+            if (file := _file(path)) in seen:  # one root may lie inside another
                 continue
-            seen.add(real)
+            seen.add(file)
             try:
                 records.append((path, read_record(path)))
             except InvalidRecord as error:
@@ -287,6 +287,15 @@ def read_records(roots: Sequence[Path]) -> tuple[list[Record], list[InvalidRecor
 def same_result(a: Record, b: Record) -> bool:
     """Whether two records agree bit by bit, but for times, environment, and the measured part of the cost."""
     return _outcome(a) == _outcome(b)
+
+
+def _file(path: Path) -> object:
+    """The same for all names of one file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path
+    return (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
 
 
 def _find(root: Path, invalid: list[InvalidRecord]) -> Iterator[Path]:

@@ -245,7 +245,7 @@ HEADS = ("paper", "method", "backbone", "protocol", "data set", "metric", "publi
 
 def lines(pairs: Iterable[Beside]) -> list[tuple[str, ...]]:
     """The comparison as texts under HEADS."""
-    made = []
+    made: list[tuple[str, ...]] = []
     for pair in pairs:
         number = pair.number
         verdict = "within" if pair.within else "outside"

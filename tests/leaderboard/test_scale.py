@@ -53,5 +53,6 @@ def test_ten_thousand_records(tmp_path, make_record):
         assert (found["records"], found["invalid"], found["rows"]) == (10_000, 0, 200)
         assert found["pairs"] == 5 * 200 * 199 / 2
         assert found["peak_mb"] < 500
-        # of processor time: the clock on the wall also measures what else the machine does
-        assert found["used"] < (5 if formats == "md" else 10)
+        # Processor time, as the clock on the wall also measures what else the machine does; 5 s are meant for a core
+        # of its own, a shared one is up to twice as slow.
+        assert found["used"] < (8 if formats == "md" else 14)

@@ -177,6 +177,35 @@ def paired_t(differences: Sequence[float]) -> float:
     return min(1.0, max(0.0, 1.0 - _within(math.atan(abs(mean) * math.sqrt(n / spread)), n - 1)))
 
 
+def paired_ts(scores: np.ndarray) -> np.ndarray:
+    """:func:`paired_t` for all pairs of columns at once.
+
+    Args:
+        scores: (n common seeds, k rows of a table), n at least 2, finite.
+
+    Returns:
+        (k, k), symmetric, 1 on the diagonal.
+    """
+    import numpy as np
+
+    n, k = scores.shape
+    p = np.ones((k, k))
+    for i in range(k - 1):
+        differences = scores[:, i, None] - scores[:, i + 1 :]
+        mean = differences.mean(axis=0)
+        spread = ((differences - mean) ** 2).sum(axis=0)
+        theta = np.arctan2(np.abs(mean) * math.sqrt(n), np.sqrt(spread))  # (k − i − 1,); 0 for equal columns
+        sine, cosine = np.sin(theta), np.cos(theta)
+        odd = (n - 1) % 2
+        term, total = (cosine, np.zeros_like(theta)) if odd else (np.ones_like(theta), np.zeros_like(theta))
+        for step in range(2 + odd, n, 2):  # the sum of :func:`_within`
+            total = total + term
+            term = term * ((step - 1) / step * cosine**2)
+        within = (theta + sine * total) * 2 / math.pi if odd else sine * total
+        p[i, i + 1 :] = p[i + 1 :, i] = np.clip(1.0 - within, 0.0, 1.0)
+    return p
+
+
 def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
     """Two-sided p value of the sign-flip test: the differences are spread evenly about 0.
 

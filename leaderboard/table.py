@@ -38,6 +38,7 @@ from .statistics import (
     item_interval,
     mean_ranks,
     paired_t,
+    paired_ts,
     sign_flips,
     significant_ranks,
     summarise,
@@ -54,6 +55,7 @@ RIGHT_HEADS = ("seeds", "pre-training", "device time", "device")
 _DECIMALS = {"%": 2}  # by unit; everything else (metres, ratios) has three
 _NOTHING = "–"
 _LONGEST_LABEL = 120  # characters
+_FEW_ROWS = 40  # up to which pairs are tested one at a time
 
 
 class TableError(ValueError):
@@ -440,9 +442,15 @@ def _compared(
     better: list[set[int]] = [set() for _ in drafts]
     by_items = _item_tests(drafts, competing)
     series = {i: (tuple(drafts[i].seeds), list(drafts[i].seeds.values())) for i in competing}
+    at_once = _seed_tests([series[i] for i in competing])
     for place, i in enumerate(competing):
         seeds_i, values_i = series[i]
-        for j in competing[place + 1 :]:
+        for other_place, j in enumerate(competing[place + 1 :], place + 1):
+            if at_once is not None:
+                means, p_values = at_once
+                difference = means[place] - means[other_place]
+                found.append((i, j, difference, "seeds", len(seeds_i), p_values[place][other_place]))
+                continue
             seeds_j, values_j = series[j]
             if seeds_i == seeds_j:
                 differences = [x - y for x, y in zip(values_i, values_j, strict=True)]
@@ -464,6 +472,21 @@ def _compared(
             first = (difference > 0) == column.higher_is_better
             better[j if first else i].add(i if first else j)
     return tested, better
+
+
+def _seed_tests(
+    series: Sequence[tuple[tuple[int, ...], list[float]]],
+) -> tuple[list[float], list[list[float]]] | None:
+    """Means, and p values of all pairs, of (seeds, scores) a row; None unless many rows share two or more seeds.
+
+    For few rows one test at a time is faster than loading numpy.
+    """
+    if len(series) <= _FEW_ROWS or len({seeds for seeds, _ in series}) != 1 or len(series[0][0]) < 2:
+        return None
+    import numpy as np
+
+    scores = np.array([values for _, values in series], dtype=np.float64).T  # (seeds, rows)
+    return scores.mean(axis=0).tolist(), paired_ts(scores).tolist()
 
 
 def _item_tests(

@@ -18,6 +18,7 @@ from leaderboard.statistics import (
     item_intervals,
     mean_ranks,
     paired_t,
+    paired_ts,
     sign_flip,
     sign_flips,
     significant_ranks,
@@ -109,6 +110,15 @@ def test_paired_t_agrees_with_scipy(n):
     for shift in (0.0, 0.5, 3.0):
         a, b = draw.normal(shift, 1, n), draw.normal(0, 1, n)
         assert paired_t(list(a - b)) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9, abs=1e-13)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 9])
+def test_all_paired_t_at_once_are_each_alone(n):
+    scores = np.random.default_rng(n).normal(0, 1, (n, 5)) + [0, 0, 1, 5, 0]
+    scores[:, 4] = scores[:, 0]
+    p = paired_ts(scores)
+    for i, j in itertools.combinations(range(5), 2):
+        assert p[i, j] == p[j, i] == pytest.approx(paired_t(list(scores[:, i] - scores[:, j])), rel=1e-9, abs=1e-12)
 
 
 def test_paired_t_at_the_edges():

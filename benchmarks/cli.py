@@ -38,6 +38,7 @@ class Listing(StrEnum):
     objectives = "objectives"
     tasks = "tasks"
     suites = "suites"
+    tables = "tables"
 
 
 def _names(text: str) -> list[str]:
@@ -272,7 +273,7 @@ def speed(
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.")], output_format: FormatOption = "text"
 ) -> None:
-    """List objectives, tasks or suites."""
+    """List objectives, tasks, suites, or the papers' tables of published numbers."""
     from tabulate import tabulate
 
     _choice("--format", output_format, ("text", "json"))
@@ -293,6 +294,8 @@ def list_(
              "protocols": ", ".join(t.protocols), "version": t.version, "summary": t.summary}
             for t in TASKS.values()
         ]
+    elif what is Listing.tables:
+        rows = _paper_tables()
     else:
         from benchmarks.suite import suites
 
@@ -308,9 +311,11 @@ def list_(
 @app.command()
 def leaderboard(
     runs: Annotated[list[Path] | None, typer.Option(help="Folders of records; may be repeated.")] = None,
-    suite: Annotated[str, typer.Option(help="Suite to show.")] = "embedded",
+    suite: Annotated[str, typer.Option(help="Suite to show; with --format html also `all`.")] = "embedded",
     output_format: Annotated[str, typer.Option("--format", help="terminal, md, html, csv, tex or json.")] = "terminal",
     output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Add published numbers on the same data.")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Print the tested pairs of rows instead (markdown).")] = False,
 ) -> None:
     """Print the table of a suite from records."""
     from leaderboard.records import read_records
@@ -323,9 +328,137 @@ def leaderboard(
             raise RequestError(f"--runs {folder}: no such folder")
     records, invalid = read_records(folders)
     mine = [record for record in records if record.suite == suite]
+    if suite == "all":
+        _emit_suites(records, invalid, output_format, output)
+        return
     if not mine and records:
         raise unknown("records of suite", suite, {record.suite for record in records})
-    _emit(build(mine, invalid, suite=suite), output_format, output)
+    table = build(mine, invalid, suite=suite)
+    if published or pairs:
+        _emit_more(table, output_format, output, pairs)
+    else:
+        _emit(table, output_format, output)
+
+
+# --- published numbers, bundles, reproduction -------------------------------------------------------------------------
+
+
+def _paper_tables() -> list[dict]:
+    from leaderboard.published import tables
+
+    return [
+        {"name": t.id, "arxiv": t.arxiv, "numbers": len(t.numbers), "unverified": t.unverified,
+         "summary": f"{t.title}: {', '.join(sorted({n.dataset for n in t.numbers}))}"}
+        for t in tables()
+    ]
+
+
+def _emit_suites(records: list, invalid: list, output_format: str, output: Path | None) -> None:
+    """All suites in one page."""
+    from leaderboard.page import page
+    from leaderboard.render import write_text
+    from leaderboard.table import build
+
+    if output_format != "html":
+        raise RequestError("--suite all makes one page of all suites: add --format html, or name one suite")
+    names = sorted({r.suite for r in records} | {e.cell.suite for e in invalid if e.cell is not None})
+    text = page([build(records, invalid, suite=name) for name in names] or build([], invalid))
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
+
+
+def _emit_more(table, output_format: str, output: Path | None, pairs: bool) -> None:
+    """The table with published numbers beside it, or its tested pairs."""
+    from leaderboard import published
+    from leaderboard.page import page
+    from leaderboard.render import comparisons, render, write_text
+
+    found = [] if pairs else published.beside(table)
+    if pairs:
+        text = comparisons(table)
+    elif output_format == "html":
+        text = page(table, found)
+    elif output_format == "json":
+        text = json.dumps({**json.loads(render(table, "json")), "published": published.as_json(found)}, indent=1) + "\n"
+    elif output_format == "csv":
+        text = published.text(table, found, "csv")
+    else:
+        if output_format == "terminal" and output is None:
+            _emit(table, output_format, None)
+            sys.stdout.write("\n" + published.text(table, found, "terminal"))
+            return
+        style = "md" if output_format == "terminal" else output_format
+        text = render(table, style) + "\n" + published.text(table, found, style)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
+
+
+COMMITTED = Path(__file__).parent.parent / "leaderboard" / "records"
+
+
+@app.command()
+def bundle(
+    row: Annotated[str, typer.Argument(help="suite/objective[/seed0[/task.protocol]], or a folder of records.")],
+    output: Annotated[Path, typer.Argument(help="Zip file to write.")],
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Pack a row's records, logs and commands into one zip file for a reviewer."""
+    from leaderboard import bundle as bundles
+    from leaderboard.records import InvalidRecord
+
+    try:
+        folder = bundles.row_folder(row, [runs, COMMITTED])
+        count = bundles.bundle(folder, output)
+    except (bundles.BundleError, InvalidRecord) as error:
+        raise RequestError(str(error)) from error
+    print(f"{output}: {count} records of {folder}")
+
+
+@app.command(name="verify")
+def verify_bundle(bundle: Annotated[Path, typer.Argument(help="Zip file that `bench bundle` wrote.")]) -> None:
+    """Check a bundle: fingerprints, invariants, recomputed aggregates; exit 1 when something does not hold."""
+    from leaderboard.bundle import BundleError, verify
+
+    try:
+        found = verify(bundle)
+    except BundleError as error:
+        raise RequestError(str(error)) from error
+    for holds, line in found:
+        print(f"{'ok  ' if holds else 'BAD '} {line}")
+    if not all(holds for holds, _ in found):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def reproduce(
+    what: Annotated[str, typer.Argument(help="A record (result.json, or suite/objective/seed0/task.protocol), or "
+                                             "PAPER[:TABLE] of `bench list tables`.")],
+    output: Annotated[Path, typer.Option(help="Folder for the new runs; never the old ones'.")] = Path("reproduced"),
+    runs: RunsOption = Path("runs"),
+    data_root: DataRootOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
+    suite: Annotated[str, typer.Option(help="Suite that a paper's tables are run on.")] = "paper",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what differs; stop.")] = False,
+) -> None:
+    """Run a record's cell again from the record alone and compare; or show what a published table would take."""
+    from benchmarks import reproduce as again
+    from leaderboard.published import find
+
+    tables = find(what)
+    if tables:
+        for line in again.paper_lines(tables, suite, data_root):
+            print(line)
+        if not dry_run and (reason := again.cannot_run(suite)):
+            print(f"bench: {reason}", file=sys.stderr)
+            raise typer.Exit(EXIT_FAILED)
+        return
+    verdicts = again.reproduce(what, output, runs, COMMITTED, data_root, device, dry_run, print)
+    if "differs" in verdicts or "failed" in verdicts:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()

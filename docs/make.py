@@ -1,4 +1,5 @@
-"""Writes the generated parts of README.md from committed records: ``python docs/make.py``; ``--check`` only compares.
+"""Writes the generated parts of README.md, and docs/leaderboard.html, from committed records: ``python docs/make.py``;
+``--check`` only compares.
 
 ``--collect RUNS`` first copies the records and logs of a runs folder (never weights) to ``leaderboard/records``.
 ``--backbones`` also tries every objective on every kind of backbone (a minute) and writes docs/backbones.md.
@@ -13,14 +14,16 @@ import shutil
 import sys
 from pathlib import Path
 
+from leaderboard.page import page
 from leaderboard.records import read_records
 from leaderboard.render import render
-from leaderboard.table import build
+from leaderboard.table import Table, build
 
 ROOT = Path(__file__).parent.parent
 PARTS = {"board": "embedded", "mini": "mini"}  # name of the part -> suite
 
 
+PAGE = ROOT / "docs" / "leaderboard.html"
 RECORDS = ROOT / "leaderboard" / "records"
 KEPT = ("result.json", "log.jsonl", "backbone.json")
 
@@ -35,13 +38,24 @@ def collect(runs: Path) -> None:
                 shutil.copyfile(path, target)
 
 
-def table(suite: str) -> str:
-    """A suite's committed records as markdown; empty where there are none."""
+def built(suite: str) -> Table | None:
+    """The table of a suite's committed records; None where there are none."""
     folder = RECORDS / suite
     if not folder.is_dir():
-        return ""
+        return None
     records, invalid = read_records([folder])
-    return render(build(records, invalid, suite=suite), "md").strip()
+    return build(records, invalid, suite=suite)
+
+
+def table(suite: str) -> str:
+    """A suite's committed records as markdown; empty where there are none."""
+    made = built(suite)
+    return "" if made is None else render(made, "md").strip()
+
+
+def html() -> str:
+    """All suites as one page."""
+    return page([made for suite in PARTS.values() if (made := built(suite)) is not None])
 
 
 def written(text: str) -> str:
@@ -63,10 +77,11 @@ def main() -> int:
         (ROOT / "docs" / "backbones.md").write_text(compatibility.markdown(compatibility.table()))
     path = ROOT / "README.md"
     old = path.read_text()
-    new = written(old)
+    new, board = written(old), html()
     if "--check" in sys.argv:
-        return int(old != new)
+        return int(old != new or not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != board)
     path.write_text(new)
+    PAGE.write_text(board, encoding="utf-8")
     return 0
 
 

@@ -8,19 +8,21 @@ several processes never leave a half-written or mixed file.
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import math
 import os
 import secrets
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypedDict
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypedDict
 
 SCHEMA = 1
 FILE_NAME = "result.json"
@@ -117,6 +119,7 @@ class Record:
     items: dict[str, list[float]] | None = None  # metric -> one score per test item, in order
     schema: int = SCHEMA
     digest: str = ""
+    path: ClassVar[Path | None] = None  # no field: the file that this one was read from, where it was
 
     @cached_property
     def cell(self) -> Cell:
@@ -129,6 +132,15 @@ class Record:
     def main_metric(self) -> tuple[str, Metric] | None:
         """Name and metric of the one that ranks; None where there is none (failed, skipped)."""
         return next(((name, metric) for name, metric in self.metrics.items() if metric["main"]), None)
+
+    @property
+    def command(self) -> str:
+        """The exact command that asks for this cell, for a shell."""
+        words = ["bench", "run", "--suite", self.suite, "--objective", self.objective, "--tasks", self.task]
+        words += ["--protocol", self.protocol, "--budget", self.budget, "--seed", str(self.seed)]
+        for option, value in self.variant.items():
+            words += ["--cfg-options", f"{option}={value if isinstance(value, str) else _python(value)}"]
+        return shlex.join(words)
 
 
 _FIELDS = {field.name: field for field in fields(Record)}
@@ -215,12 +227,27 @@ def read_record(path: Path) -> Record:
     Raises:
         InvalidRecord: anything at all is wrong with the file; no other exception leaves, whatever the file holds.
     """
-    payload: Any = None
     try:
-        payload = json.loads(_read_bytes(path).decode("utf-8"), parse_constant=_refuse_constant)
-        return _parse(payload)
+        content = _read_bytes(path)
     except OSError as error:
         raise InvalidRecord(path, f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InvalidRecord(path, _one_line(error)) from error
+    return parse_record(content, path)
+
+
+def parse_record(content: bytes, path: Path) -> Record:
+    """A checked record from the bytes of a file called ``path``.
+
+    Raises:
+        InvalidRecord: as :func:`read_record`.
+    """
+    payload: Any = None
+    try:
+        payload = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        record = _parse(payload)
+        object.__setattr__(record, "path", path)
+        return record
     except UnicodeDecodeError as error:
         raise InvalidRecord(path, f"not UTF-8 text (byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -243,24 +270,46 @@ def read_records(roots: Sequence[Path]) -> tuple[list[Record], list[InvalidRecor
     """
     records: list[tuple[Path, Record]] = []
     invalid: list[InvalidRecord] = []
-    seen: set[Path] = set()
-    for root in roots:
-        if not root.is_dir():
-            raise RecordError(f"no folder {root}; run something first or name another folder of runs")
-        for path in _find(root, invalid):
-            if (real := path.resolve()) in seen:  # one root may lie inside another
-                continue
-            seen.add(real)
-            try:
-                records.append((path, read_record(path)))
-            except InvalidRecord as error:
-                invalid.append(error)
+    seen: set[object] = set()
+    with _no_collection():
+        for root in roots:
+            if not root.is_dir():
+                raise RecordError(f"no folder {root}; run something first or name another folder of runs")
+            for path in _find(root, invalid):
+                if (file := _file(path)) in seen:  # one root may lie inside another
+                    continue
+                seen.add(file)
+                try:
+                    records.append((path, read_record(path)))
+                except InvalidRecord as error:
+                    invalid.append(error)
     return _merge(records, invalid), invalid
 
 
 def same_result(a: Record, b: Record) -> bool:
     """Whether two records agree bit by bit, but for times, environment, and the measured part of the cost."""
     return _outcome(a) == _outcome(b)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for garbage meanwhile: parsed JSON has no cycles, and the search costs a fifth of the reading."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _file(path: Path) -> object:
+    """The same for all names of one file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path
+    return (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
 
 
 def _find(root: Path, invalid: list[InvalidRecord]) -> Iterator[Path]:
@@ -479,6 +528,14 @@ def _outcome(record: Record) -> str:
     kept = {name: getattr(record, name) for name in _FIELDS if name not in _UNPROTECTED}
     kept["cost"] = {name: value for name, value in record.cost.items() if name not in _MEASURED_COST}
     return _canonical(kept)
+
+
+def _python(value: Any) -> str:
+    """The value as a Python literal, which is what options are read as."""
+    try:
+        return repr(value)
+    except RecursionError:
+        return "…"
 
 
 def _show(value: Any) -> str:

@@ -8,10 +8,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .records import RecordError
+from .statistics import LEVEL, PAIR_METHOD
 from .table import LEFT_HEADS, RIGHT_HEADS, Cell, Row, Table
 
 if TYPE_CHECKING:
@@ -33,6 +38,26 @@ def render(table: Table, format: str) -> str:
     return _RENDERERS[format](table).rstrip("\n") + "\n"
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write the file whole or not at all; missing folders are made.
+
+    Raises:
+        RecordError: it cannot be written; one line with the path.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a pipe or a device is written to, never replaced
+            path.write_text(text, encoding="utf-8")
+            return
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise RecordError(f"cannot write {path}: {error.strerror or error}; choose another file") from error
+
+
 # --- markdown ---------------------------------------------------------------------------------------------------------
 
 
@@ -51,7 +76,7 @@ def _markdown(table: Table) -> str:
 
 def _md_cell(cell: Cell) -> str:
     text = _md(cell.text)
-    text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(cell.rank or 0, text)
+    text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(cell.place or 0, text)
     return text + (f" <sup>{', '.join(map(str, cell.notes))}</sup>" if cell.notes else "")
 
 
@@ -62,6 +87,29 @@ def _md(text: str) -> str:
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
+def comparisons(table: Table) -> str:
+    """Every tested pair as markdown, the surest difference of each column first."""
+    from tabulate import tabulate
+
+    direction = {column.id: column for column in table.columns}
+    rows = []
+    for pair in sorted(table.comparisons, key=lambda pair: (list(direction).index(pair.column), pair.corrected)):
+        names = [" ".join(filter(None, name if _ambiguous(table) else name[:1])) for name in (pair.a, pair.b)]
+        better = (pair.difference > 0) == direction[pair.column].higher_is_better
+        rows.append([
+            pair.column, *map(_md, names), f"{pair.difference:+.3f}", f"{pair.n} {pair.over}", f"{pair.p:.2g}",
+            f"{pair.corrected:.2g}", (f"{'first' if better else 'second'} is better" if pair.significant else "tie"),
+        ])
+    heads = ["task", "first", "second", "difference", "over", "p", "p corrected", "finding"]
+    body = tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    return f"{body}\n\nDifference: first less second, in the metric's unit. {_md(PAIR_METHOD)}; level {LEVEL}.\n"
+
+
+def _ambiguous(table: Table) -> bool:
+    """Whether objectives alone do not tell the rows apart."""
+    return len({row.objective for row in table.rows}) < len(table.rows)
+
+
 # --- CSV and JSON -----------------------------------------------------------------------------------------------------
 
 
@@ -70,7 +118,8 @@ def _csv(table: Table) -> str:
     heads += ["pretrain_images", "pretrain_seconds", "device_hours", "device"]
     for column in table.columns:
         name = f"{column.id}.{column.metric}" if column.metric else column.id
-        heads += [name, f"{name}.half_ci95", f"{name}.n", f"{name}.status", f"{name}.rank"]
+        heads += [name, f"{name}.half_ci95", f"{name}.items_low", f"{name}.items_high"]
+        heads += [f"{name}.n", f"{name}.status", f"{name}.rank"]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(map(_csv_text, heads))
@@ -85,7 +134,7 @@ def _csv(table: Table) -> str:
             _csv_text(cost.device),
         ]
         for cell in row.cells.values():
-            line += [cell.mean_text, cell.half_text, cell.n, cell.status, cell.rank]
+            line += [cell.mean_text, cell.half_text, *(cell.items_text or ("", "")), cell.n, cell.status, cell.rank]
         writer.writerow(line)
     return file.getvalue()
 
@@ -125,6 +174,7 @@ def _json_row(row: Row) -> dict[str, Any]:
                 "ci95": list(cell.summary.ci95) if cell.summary and cell.summary.ci95 else None,
                 "n": cell.n,
                 "status": cell.status,
+                **({"items95": list(cell.items95)} if cell.items95 else {}),  # over test items, not seeds
             }
             for name, cell in row.cells.items()
         },
@@ -175,7 +225,7 @@ def _latex(table: Table) -> str:
 
 def _tex_cell(cell: Cell) -> str:
     text = _tex(cell.text)
-    text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank or 0, text)
+    text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.place or 0, text)
     return text + (rf"\textsuperscript{{{', '.join(map(str, cell.notes))}}}" if cell.notes else "")
 
 
@@ -271,7 +321,7 @@ def _rich_cell(cell: Cell) -> Text:
     from rich.text import Text
 
     text = Text()
-    text.append(cell.text, {1: "bold", 2: "underline"}.get(cell.rank or 0, ""))
+    text.append(cell.text, {1: "bold", 2: "underline"}.get(cell.place or 0, ""))
     return text.append(f" [{', '.join(map(str, cell.notes))}]", "dim") if cell.notes else text
 
 

@@ -5,24 +5,47 @@ All formats show the strings made here, so no two of them can disagree; only JSO
 * A **column** is a task under a protocol, with the main metric of the highest task version found. Numbers of a lower
   version are shown with a note and never ranked; a record with another main metric counts as invalid.
 * A **row** is an objective with what differs from the suite's recipe, a backbone and a budget.
-* A **cell** is the mean over the seeds that have a number; seeds that failed are named in a note.
-* **Ranks** compare the means as shown (rounded), so that whoever reads the table can recompute them. The mean rank is
-  taken over the columns where the row is ranked. A row that lacks a column in which two or more others compete says so
-  ("2 of 5") and stands below the complete ones: leaving out a hard task must not help.
+* A **cell** is the mean over the seeds that have a number; seeds that failed are named in a note. Beside it stand the
+  interval over seeds and, where the metric is the mean of recorded per-item scores, the sampling interval over items.
+* **Ranks** tie where no test separates two rows (``statistics``: a row's rank is one more than the number of rows that
+  are significantly better). Where two rows share neither two seeds nor items, nothing can be tested and the means as
+  shown (rounded) decide. The **place** always compares the means as shown: best in bold, second underlined. The mean
+  rank is taken over the columns where the row is ranked; rows of equal mean rank stand in the order of their mean
+  place. A row that lacks a column in which two or more others compete says so ("2 of 5") and stands below the complete
+  ones: leaving out a hard task must not help.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .records import Cell as CellKey
 from .records import InvalidRecord, Record
-from .statistics import METHOD, Summary, competition_ranks, mean_ranks, summarise
+from .statistics import (
+    ITEM_METHOD,
+    LEVEL,
+    METHOD,
+    PAIR_METHOD,
+    Summary,
+    competition_ranks,
+    holm,
+    item_interval,
+    mean_ranks,
+    paired_t,
+    paired_ts,
+    sign_flips,
+    significant_ranks,
+    summarise,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TASK_ORDER = ("classification", "segmentation", "pose", "depth", "tracking")
 PROTOCOL_ORDER = ("frozen", "finetune", "knn", "attentive")
@@ -32,6 +55,7 @@ RIGHT_HEADS = ("seeds", "pre-training", "device time", "device")
 _DECIMALS = {"%": 2}  # by unit; everything else (metres, ratios) has three
 _NOTHING = "–"
 _LONGEST_LABEL = 120  # characters
+_FEW_ROWS = 40  # up to which pairs are tested one at a time
 
 
 class TableError(ValueError):
@@ -79,8 +103,11 @@ class Cell:
     mean_text: str = ""
     half_text: str = ""  # half width of the interval; empty for one seed
     comparable: bool = False  # has a number, and of the column's task version
-    rank: int | None = None  # among the comparable ones, 1 is best
+    rank: int | None = None  # among the comparable ones, 1 is best; tied where no test separates two rows
     notes: tuple[int, ...] = ()  # numbers of Table.notes, from 1
+    place: int | None = None  # by the means as shown, 1 is best; equal ones share it
+    items95: tuple[float, float] | None = None  # sampling interval over test items, in the metric's unit
+    items_text: tuple[str, str] | None = None  # its ends, rounded
 
     @property
     def n(self) -> int:
@@ -91,7 +118,26 @@ class Cell:
     def text(self) -> str:
         if self.status != "ok":
             return _NOTHING if self.status == "missing" else self.status
-        return f"{self.mean_text} ± {self.half_text}" if self.half_text else self.mean_text
+        spread = f" ± {self.half_text}" if self.half_text else ""
+        items = f" [{', '.join(self.items_text)}]" if self.items_text else ""
+        return self.mean_text + spread + items
+
+
+class Comparison(NamedTuple):
+    """Two rows of a column tested on what they share."""
+
+    column: str
+    a: tuple[str, str, str]  # objective, backbone, budget
+    b: tuple[str, str, str]
+    difference: float  # a's mean less b's over the common seeds or items, in the metric's unit
+    over: str  # "seeds" or "items"
+    n: int  # how many of them
+    p: float
+    corrected: float  # p after Holm's rule over the column's pairs
+
+    @property
+    def significant(self) -> bool:
+        return self.corrected <= LEVEL
 
 
 @dataclass(frozen=True)
@@ -116,6 +162,8 @@ class Row:
     missing_ranks: int  # contested columns in which the row has no rank
     contested: int  # columns in which at least two rows are ranked
     cost: RowCost
+    mean_place: float | None = None
+    runs: tuple[Record, ...] = ()  # the row's records, whatever their status
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -157,13 +205,16 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]  # numbered from 1: what failed, was skipped, is invalid or of a lower version; one line each
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def legend(self) -> str:
         """How to read the table, one line."""
+        items = f"; {ITEM_METHOD}" if any(c.items95 for row in self.rows for c in row.cells.values()) else ""
+        ties = f" A rank is 1 + the number of rows significantly better ({PAIR_METHOD})." if self.comparisons else ""
         return (
-            f"Suite {self.suite or _NOTHING}. Cells: {METHOD}. Best in bold, second underlined; "
-            "↑ higher is better, ↓ lower is better. Mean rank: over the columns in which a row is ranked."
+            f"Suite {self.suite or _NOTHING}. Cells: {METHOD}{items}. Best in bold, second underlined; "
+            f"↑ higher is better, ↓ lower is better.{ties} Mean rank: over the columns in which a row is ranked."
         )
 
 
@@ -215,13 +266,13 @@ def build(
         key: {column.id: _draft(by_column.get(column.id), column, _label(key)) for column in columns}
         for key, by_column in sources.items()
     }
-    rows = _ranked(drafts, columns, {key: _cost(by_column.values()) for key, by_column in sources.items()})
+    rows, comparisons = _ranked(drafts, columns, sources)
     rows.sort(key=lambda pair: _place(pair[1], rows_order, pair[0].objective))
 
     notes: list[str] = []
-    finished = [_numbered(row, [drafts[key][column.id][1] for column in columns], notes) for key, row in rows]
+    finished = [_numbered(row, [drafts[key][column.id].notes for column in columns], notes) for key, row in rows]
     notes += [_clean(f"invalid: {error}") for error in invalid if error.cell is None]
-    return Table(suite, columns, tuple(finished), tuple(notes))
+    return Table(suite, columns, tuple(finished), tuple(notes), tuple(comparisons))
 
 
 def _only_suite(records: list[Record], invalid: list[InvalidRecord]) -> str | None:
@@ -280,10 +331,19 @@ def _index(name: str, order: Sequence[str]) -> tuple[int, str]:
 # --- cells and rows ---------------------------------------------------------------------------------------------------
 
 
-def _draft(source: _Source | None, column: Column, label: str) -> tuple[Cell, list[str]]:
-    """The cell, not yet ranked, and its notes."""
+class _Draft(NamedTuple):
+    """A cell, not yet ranked, its notes, and what it is compared by."""
+
+    cell: Cell
+    notes: list[str]
+    seeds: dict[int, float] = {}  # noqa: RUF012 - never changed; seed -> score, of the version shown
+    items: np.ndarray | None = None  # (items,) scores, mean over the seeds
+    data: str | None = None  # fingerprint of the test items
+
+
+def _draft(source: _Source | None, column: Column, label: str) -> _Draft:
     if source is None:
-        return Cell("missing"), []
+        return _Draft(Cell("missing"), [])
     where = f"{label}, {column.id}"
     good = [record for record in source.records if record.status == "ok" and _fits(record, column)]
     version = max((record.task_version for record in good), default=column.version)
@@ -303,13 +363,38 @@ def _draft(source: _Source | None, column: Column, label: str) -> tuple[Cell, li
     ]
     if not good:
         found = {status for status, _ in reasons}
-        return Cell(next(status for status in ("invalid", "failed", "skipped") if status in found)), notes
+        return _Draft(Cell(next(status for status in ("invalid", "failed", "skipped") if status in found)), notes)
+    seeds = {record.seed: record.main_metric[1]["value"] for record in good if record.main_metric}
     summary = summarise([record.main_metric[1]["value"] for record in good if record.main_metric])
     if version < column.version:
         notes.append(_clean(f"{where}: task version {version}, not ranked beside version {column.version}"))
     decimals = _DECIMALS.get(column.unit, 3)
     half = "" if summary.ci95 is None else f"{(summary.ci95[1] - summary.ci95[0]) / 2:.{decimals}f}"
-    return Cell("ok", summary, f"{summary.mean:.{decimals}f}", half, version == column.version), notes
+    items = _items(good, column)
+    interval = None if items is None else item_interval(items)
+    cell = Cell(
+        "ok", summary, f"{summary.mean:.{decimals}f}", half, version == column.version, items95=interval,
+        items_text=interval and (f"{interval[0]:.{decimals}f}", f"{interval[1]:.{decimals}f}"),
+    )
+    return _Draft(cell, notes, seeds, items, good[0].fingerprints["data"])
+
+
+def _items(records: Sequence[Record], column: Column) -> np.ndarray | None:
+    """Scores of the test items, (items,), mean over the seeds; None unless the column's metric is their mean.
+
+    All records must have scores of the same items: equal fingerprints of the data, equal number.
+    """
+    lists = [(record.items or {}).get(column.metric) for record in records]
+    data = {record.fingerprints["data"] for record in records}
+    if len(data) != 1 or None in data or not all(lists) or len({len(scores or ()) for scores in lists}) != 1:
+        return None
+    import numpy as np
+
+    scores = np.array(lists, dtype=np.float64)  # (seeds, items)
+    values = np.array([record.main_metric[1]["value"] for record in records if record.main_metric])
+    if not np.allclose(scores.mean(axis=1), values, rtol=1e-6, atol=1e-6):
+        return None
+    return scores.mean(axis=0)
 
 
 def _fits(record: Record, column: Column) -> bool:
@@ -317,26 +402,114 @@ def _fits(record: Record, column: Column) -> bool:
 
 
 def _ranked(
-    drafts: Mapping[_RowKey, Mapping[str, tuple[Cell, list[str]]]],
+    drafts: Mapping[_RowKey, Mapping[str, _Draft]],
     columns: Sequence[Column],
-    costs: Mapping[_RowKey, RowCost],
-) -> list[tuple[_RowKey, Row]]:
+    sources: Mapping[_RowKey, Mapping[str, _Source]],
+) -> tuple[list[tuple[_RowKey, Row]], list[Comparison]]:
     keys = list(drafts)
-    ranks = {}
+    names = [(_label(key), key.backbone, key.budget) for key in keys]
+    ranks, places, comparisons = {}, {}, []
     for column in columns:
-        cells = [drafts[key][column.id][0] for key in keys]
-        scores = [float(cell.mean_text) if cell.comparable else None for cell in cells]
-        ranks[column.id] = competition_ranks(scores, column.higher_is_better)
+        own = [drafts[key][column.id] for key in keys]
+        scores = [float(draft.cell.mean_text) if draft.cell.comparable else None for draft in own]
+        places[column.id] = competition_ranks(scores, column.higher_is_better)
+        tested, better = _compared(own, scores, column, names)
+        ranks[column.id] = significant_ranks(scores, better)
+        comparisons += tested
     contested = [name for name, found in ranks.items() if sum(rank is not None for rank in found) > 1]
     rows = []
-    for i, (key, mean_rank) in enumerate(zip(keys, mean_ranks(ranks), strict=True)):
-        cells_of_row = {name: replace(drafts[key][name][0], rank=found[i]) for name, found in ranks.items()}
+    means = zip(keys, names, mean_ranks(ranks), mean_ranks(places), strict=True)
+    for i, (key, (label, backbone, budget), mean_rank, mean_place) in enumerate(means):
+        cells_of_row = {
+            name: replace(drafts[key][name].cell, rank=ranks[name][i], place=places[name][i]) for name in ranks
+        }
         lacking = sum(ranks[name][i] is None for name in contested)
+        runs = tuple(record for column in columns for record in sources[key].get(column.id, _Source([], [])).records)
         row = Row(
-            _label(key), key.backbone, key.budget, cells_of_row, mean_rank, lacking, len(contested), costs[key]
-        )
+            label, backbone, budget, cells_of_row, mean_rank, lacking, len(contested),
+            _cost(sources[key].values()), mean_place, runs,
+        )  # fmt: skip
         rows.append((key, row))
-    return rows
+    return rows, comparisons
+
+
+def _compared(
+    drafts: Sequence[_Draft], scores: Sequence[float | None], column: Column, names: Sequence[tuple[str, str, str]]
+) -> tuple[list[Comparison], list[set[int]]]:
+    """The tests of a column, and per row the rows that beat it: significantly, or as shown where nothing is tested."""
+    competing = [i for i, score in enumerate(scores) if score is not None]
+    found: list[tuple[int, int, float, str, int, float]] = []  # i, j, difference, over, n, p
+    better: list[set[int]] = [set() for _ in drafts]
+    by_items = _item_tests(drafts, competing)
+    series = {i: (tuple(drafts[i].seeds), list(drafts[i].seeds.values())) for i in competing}
+    at_once = _seed_tests([series[i] for i in competing])
+    for place, i in enumerate(competing):
+        seeds_i, values_i = series[i]
+        for other_place, j in enumerate(competing[place + 1 :], place + 1):
+            if at_once is not None:
+                means, p_values = at_once
+                difference = means[place] - means[other_place]
+                found.append((i, j, difference, "seeds", len(seeds_i), p_values[place][other_place]))
+                continue
+            seeds_j, values_j = series[j]
+            if seeds_i == seeds_j:
+                differences = [x - y for x, y in zip(values_i, values_j, strict=True)]
+            else:
+                other = drafts[j].seeds
+                differences = [x - other[seed] for seed, x in drafts[i].seeds.items() if seed in other]
+            if len(differences) > 1:
+                mean = math.fsum(differences) / len(differences)
+                found.append((i, j, mean, "seeds", len(differences), paired_t(differences)))
+            elif (i, j) in by_items:
+                found.append((i, j, *by_items[i, j]))
+            elif scores[i] != scores[j]:
+                first = (scores[i] > scores[j]) == column.higher_is_better
+                better[j if first else i].add(i if first else j)
+    tested = []
+    for (i, j, difference, over, n, p), corrected in zip(found, holm([pair[-1] for pair in found]), strict=True):
+        tested.append(Comparison(column.id, names[i], names[j], difference, over, n, p, corrected))
+        if corrected <= LEVEL and difference:
+            first = (difference > 0) == column.higher_is_better
+            better[j if first else i].add(i if first else j)
+    return tested, better
+
+
+def _seed_tests(
+    series: Sequence[tuple[tuple[int, ...], list[float]]],
+) -> tuple[list[float], list[list[float]]] | None:
+    """Means, and p values of all pairs, of (seeds, scores) a row; None unless many rows share two or more seeds.
+
+    For few rows one test at a time is faster than loading numpy.
+    """
+    if len(series) <= _FEW_ROWS or len({seeds for seeds, _ in series}) != 1 or len(series[0][0]) < 2:
+        return None
+    import numpy as np
+
+    scores = np.array([values for _, values in series], dtype=np.float64).T  # (seeds, rows)
+    return scores.mean(axis=0).tolist(), paired_ts(scores).tolist()
+
+
+def _item_tests(
+    drafts: Sequence[_Draft], competing: Sequence[int]
+) -> dict[tuple[int, int], tuple[float, str, int, float]]:
+    """(i, j) -> difference, "items", n, p, for the pairs scored on the same test items; i < j."""
+    groups: dict[tuple[str | None, int], list[int]] = defaultdict(list)
+    for i in competing:
+        items = drafts[i].items
+        if items is not None:
+            groups[drafts[i].data, len(items)].append(i)
+    found = {}
+    for (_, n), members in groups.items():
+        if len(members) < 2:
+            continue
+        import numpy as np
+
+        scores = np.stack([drafts[i].items for i in members], axis=1)  # (items, rows)
+        p, means = sign_flips(scores), scores.mean(axis=0)
+        for a, i in enumerate(members):
+            for b in range(a + 1, len(members)):
+                found[i, members[b]] = (float(means[a] - means[b]), "items", n, float(p[a, b]))
+    return found
 
 
 def _place(row: Row, rows_order: Sequence[str] | None, objective: str) -> tuple[Any, ...]:
@@ -344,8 +517,8 @@ def _place(row: Row, rows_order: Sequence[str] | None, objective: str) -> tuple[
     if rows_order is not None:
         return *_index(objective, rows_order), *by_name
     if row.mean_rank is None:
-        return 2, 0.0, *by_name
-    return bool(row.missing_ranks), row.mean_rank, *by_name
+        return 2, 0.0, 0.0, *by_name
+    return bool(row.missing_ranks), row.mean_rank, row.mean_place or 0.0, *by_name
 
 
 def _numbered(row: Row, notes_of_cells: Sequence[list[str]], notes: list[str]) -> Row:

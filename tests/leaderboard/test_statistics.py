@@ -2,10 +2,28 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from leaderboard.statistics import Summary, _t975, competition_ranks, intervals_overlap, mean_ranks, summarise
+from leaderboard.statistics import (
+    FEWEST_ITEMS,
+    MOST_RESAMPLED,
+    Summary,
+    _t975,
+    competition_ranks,
+    holm,
+    intervals_overlap,
+    item_interval,
+    item_intervals,
+    mean_ranks,
+    paired_t,
+    paired_ts,
+    sign_flip,
+    sign_flips,
+    significant_ranks,
+    summarise,
+)
 
 
 @pytest.mark.parametrize("values", [[61.2, 60.4, 62.9], [1.0, 2.0], [0.31, 0.3, 0.35, 0.29, 0.33], [5.0, 5.0, 5.0]])
@@ -46,11 +64,109 @@ def test_no_summary_of_nothing(values):
 def test_intervals_cover_at_the_nominal_rate(n):
     draw = random.Random(n)
     hits = 0
-    for _ in range(4000):
+    for _ in range(10_000):
         interval = summarise([draw.gauss(70, 2) for _ in range(n)]).ci95
         assert interval is not None
         hits += interval[0] <= 70 <= interval[1]
-    assert 0.935 <= hits / 4000 <= 0.965  # four standard errors to either side
+    assert 0.93 <= hits / 10_000 <= 0.97
+
+
+@pytest.mark.parametrize("n", [16, 100])
+@pytest.mark.parametrize("law", ["normal", "skewed"])
+def test_item_intervals_cover_at_the_nominal_rate(n, law):
+    draw = np.random.default_rng(n)
+    shape = (n, 10_000)  # items, draws
+    scores = draw.normal(70, 20, shape) if law == "normal" else 70 + 5 * draw.gamma(4, 1, shape)
+    low, high = item_intervals(scores)
+    truth = 70 if law == "normal" else 90
+    assert 0.93 <= np.mean((low <= truth) & (truth <= high)) <= 0.97
+
+
+def test_item_interval_agrees_with_scipys_bootstrap():
+    scores = np.random.default_rng(3).gamma(2, 10, 400)
+    theirs = stats.bootstrap((scores,), np.mean, method="percentile", n_resamples=20_000, random_state=1)
+    width = theirs.confidence_interval.high - theirs.confidence_interval.low
+    assert item_interval(scores) == pytest.approx(tuple(theirs.confidence_interval), abs=0.05 * width)
+    assert item_interval(scores) == item_interval(list(scores))
+
+
+def test_many_items_take_the_normal_limit():
+    draw = np.random.default_rng(0)
+    many = draw.normal(50, 10, MOST_RESAMPLED + 1)
+    low, high = item_interval(many)
+    assert high - low == pytest.approx(2 * 1.96 * 10 / math.sqrt(len(many)), rel=0.03)
+
+
+def test_item_intervals_at_the_edges():
+    assert item_interval([1.0] * (FEWEST_ITEMS - 1)) is None
+    assert item_interval([0.1] * FEWEST_ITEMS) == (0.1, 0.1)
+    with pytest.raises(ValueError, match="at least"):
+        item_intervals(np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_paired_t_agrees_with_scipy(n):
+    draw = np.random.default_rng(n)
+    for shift in (0.0, 0.5, 3.0):
+        a, b = draw.normal(shift, 1, n), draw.normal(0, 1, n)
+        assert paired_t(list(a - b)) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9, abs=1e-13)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 9])
+def test_all_paired_t_at_once_are_each_alone(n):
+    scores = np.random.default_rng(n).normal(0, 1, (n, 5)) + [0, 0, 1, 5, 0]
+    scores[:, 4] = scores[:, 0]
+    p = paired_ts(scores)
+    for i, j in itertools.combinations(range(5), 2):
+        assert p[i, j] == p[j, i] == pytest.approx(paired_t(list(scores[:, i] - scores[:, j])), rel=1e-9, abs=1e-12)
+
+
+def test_paired_t_at_the_edges():
+    assert paired_t([0.0, 0.0]) == 1.0
+    assert paired_t([1.0, 1.0, 1.0]) == 0.0
+    assert paired_t([1.0, -1.0]) == 1.0
+    with pytest.raises(ValueError, match="two"):
+        paired_t([1.0])
+
+
+@pytest.mark.parametrize("n", [5, 12, 200])
+def test_sign_flips_agree_with_scipy(n):
+    draw = np.random.default_rng(n)
+    differences = draw.normal(0.15, 1, n)
+    theirs = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=20_000, vectorized=True, rng=draw
+    ).pvalue
+    ours = sign_flip(differences)
+    assert ours == pytest.approx(theirs, abs=1e-12 if n <= 12 else 0.02)
+    assert ours == sign_flip(-differences) == sign_flip(list(differences))
+
+
+def test_all_pairs_at_once_are_each_pair_alone():
+    scores = np.random.default_rng(5).normal(0, 1, (40, 4)) + [0, 0, 0.5, 3]
+    p = sign_flips(scores)
+    for i, j in itertools.combinations(range(4), 2):
+        assert p[i, j] == p[j, i] == pytest.approx(sign_flip(scores[:, i] - scores[:, j]), abs=1e-9)
+    assert sign_flips(np.ones((20, 2)))[0, 1] == 1.0
+
+
+def test_sign_flips_reject_at_the_nominal_rate():
+    draw = np.random.default_rng(0)
+    scores = draw.normal(0, 1, (30, 150)) + draw.normal(0, 5, (30, 1))  # the items' difficulty is shared
+    p = sign_flips(scores)[::2, 1::2].diagonal()
+    p = np.concatenate([p, sign_flips(draw.permutation(scores, axis=1))[::2, 1::2].diagonal()])
+    assert 0.0 < np.mean(p <= 0.05) <= 0.12
+
+
+def test_holm():
+    # Holm's own rule by hand: 0.01·4, 0.013·3 raised to 0.04, 0.03·2, 0.5
+    assert holm([0.03, 0.01, 0.5, 0.013]) == pytest.approx([0.06, 0.04, 0.5, 0.04])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_significant_ranks():
+    better = [set(), {0}, {0}, {0, 1, 2}, set()]
+    assert significant_ranks([9.0, 8.0, 7.9, 1.0, None], better) == [1, 2, 2, 4, None]
 
 
 def test_overlap():

@@ -1,10 +1,14 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from leaderboard.records import InvalidRecord, checked
-from leaderboard.statistics import summarise
+from leaderboard.render import comparisons, render
+from leaderboard.statistics import holm, summarise
 from leaderboard.table import TableError, build
 
 
@@ -168,3 +172,85 @@ def test_suites_are_not_mixed(make_record):
 def test_no_records():
     table = build([])
     assert (table.suite, table.columns, table.rows, table.notes) == (None, (), (), ())
+
+
+# --- statistics in the table ------------------------------------------------------------------------------------------
+
+
+def cells(table, column="classification.frozen"):
+    return {found.objective: found.cells[column] for found in table.rows}
+
+
+def test_rows_tie_where_seeds_do_not_separate_them(make_record):
+    scores = {"a": [60.0, 61.0, 62.0], "b": [59.5, 61.5, 61.9], "c": [40.0, 41.1, 42.0]}
+    records = [
+        make_record(value, objective=name, seed=seed) for name, values in scores.items()
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    table = build(records)
+    assert {name: (cell.rank, cell.place) for name, cell in cells(table).items()} == {
+        "a": (1, 1), "b": (1, 2), "c": (3, 3),
+    }  # fmt: skip
+    assert [found.objective for found in table.rows] == ["a", "b", "c"]  # equal mean ranks: by place
+    found = {(pair.a[0], pair.b[0]): pair for pair in table.comparisons}
+    assert found["a", "b"].over == "seeds"
+    assert found["a", "b"].n == 3
+    assert found["a", "b"].p == pytest.approx(stats.ttest_rel(scores["a"], scores["b"]).pvalue)
+    assert not found["a", "b"].significant
+    assert found["a", "c"].significant
+    assert found["a", "c"].difference == pytest.approx(61 - 41.0333, abs=1e-3)
+    raw = [pair.p for pair in table.comparisons]
+    assert [pair.corrected for pair in table.comparisons] == holm(raw)
+    assert "significantly better" in table.legend
+    text = comparisons(table)
+    assert "first is better" in text
+    assert "tie" in text
+    assert "3 seeds" in text
+
+
+def with_items(make_record, scores, objective, seed=0, data="d"):
+    return make_record(
+        float(np.mean(scores)), objective=objective, seed=seed, items={"top1": [float(s) for s in scores]},
+        fingerprints=dict(cell="c", config="f", data=data, backbone="b"),
+    )  # fmt: skip
+
+
+def test_one_seed_is_tested_over_its_items(make_record):
+    draw = np.random.default_rng(0)
+    hard = draw.normal(50, 15, 200)  # what makes an item hard is shared
+    near, far = hard + draw.normal(0.1, 3, 200), hard - 5 + draw.normal(0, 3, 200)
+    records = [with_items(make_record, s, name) for name, s in (("a", hard), ("b", near), ("c", far))]
+    table = build(records)
+    assert {name: cell.rank for name, cell in cells(table).items()} == {"a": 1, "b": 1, "c": 3}
+    assert {(pair.over, pair.n) for pair in table.comparisons} == {("items", 200)}
+    low, high = cells(table)["a"].items95
+    assert low < hard.mean() < high
+    assert cells(table)["a"].summary.ci95 is None  # one seed: no interval over seeds
+    assert cells(table)["a"].text == f"{hard.mean():.2f} [{low:.2f}, {high:.2f}]"
+    assert "over test items" in table.legend
+    document = json.loads(render(table, "json"))
+    first = next(found for found in document["rows"] if found["objective"] == "a")
+    assert first["cells"]["classification.frozen"]["items95"] == [low, high]
+
+
+@pytest.mark.parametrize("change", ["data", "length", "mean"])
+def test_items_count_only_where_they_make_the_number(make_record, change):
+    scores = list(range(20, 60))
+    a = with_items(make_record, scores, "a")
+    b = with_items(make_record, [s - 9 for s in scores], "b")
+    if change == "data":
+        b = replace(b, fingerprints={**b.fingerprints, "data": "other"})
+    elif change == "length":
+        b = replace(b, items={"top1": [30.5] * 39})
+    else:
+        b = replace(b, items={"top1": scores})  # not the mean of the metric
+    table = build([a, b])
+    assert table.comparisons == ()
+    assert {name: cell.rank for name, cell in cells(table).items()} == {"a": 1, "b": 2}
+
+
+def test_seeds_on_different_items_have_no_interval_over_items(make_record):
+    records = [with_items(make_record, range(s, s + 20), "a", seed=s, data=f"d{s}") for s in range(2)]
+    assert cells(build(records))["a"].items95 is None
+    same = [with_items(make_record, range(s, s + 20), "a", seed=s) for s in range(2)]
+    assert cells(build(same))["a"].items95 is not None

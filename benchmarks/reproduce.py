@@ -1,0 +1,373 @@
+"""``bench reproduce``: a record's cell again, from the record alone, and what a published table would take.
+
+The plan is built from the record's ``config`` and not from the recipes and suites of today, so that a change of a
+default in between does not change what is run; where today's code would plan something else, that is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import suite as suite_registry
+from benchmarks.errors import RequestError, unknown
+from benchmarks.plan import Cell, Pretraining
+from downstream.task import TASKS
+from leaderboard.bundle import BundleError, records_of, row_folder
+from leaderboard.published import Number, PaperTable, backbone_name, fixed_tolerance
+from leaderboard.records import InvalidRecord, Record, RecordError, read_records
+from leaderboard.statistics import item_interval, summarise
+from objectives import recipe as recipe_registry
+from objectives.recipe import Crop, ObjectiveError, Optimiser
+
+Say = Callable[[str], None]
+IDENTICAL, WITHIN, DIFFERS, FAILED = "identical", "within the interval", "differs", "failed"
+
+# --- a record again ---------------------------------------------------------------------------------------------------
+
+
+def cell_of(record: Record) -> Cell:
+    """The cell that made ``record``, from its configuration.
+
+    Raises:
+        RequestError: the objective, suite or task is not known here, or the configuration is not one of ours.
+    """
+    suite = suite_registry.get(record.suite)
+    if record.task not in TASKS:
+        raise unknown("task", record.task, TASKS)
+    try:
+        recipe = recipe_registry.get(record.objective)
+    except ObjectiveError as error:
+        raise RequestError(str(error)) from error
+    try:
+        config = record.config
+        made = config["pretraining"]
+        task_settings = {**suite.settings.get(record.task, {}), record.protocol: dict(config["settings"])}
+        scenes = record.variant.get("suite.scenes")
+        suite = replace(
+            suite, model=made["model"], kwargs=dict(made["kwargs"]), input_size=made["input_size"],
+            batch_size=made["batch_size"], budgets={**suite.budgets, record.budget: made["images_seen"]},
+            fixed_crop=made["fixed_crop"], decoder=made["decoder"],
+            settings={**suite.settings, record.task: task_settings},
+            data={**suite.data, record.task: dict(config["data"])}, **({"scenes": scenes} if scenes else {}),
+        )
+        pretraining = Pretraining(
+            recipe=replace(recipe, trains=made["trains"]), suite=suite, budget=record.budget,
+            variant=dict(record.variant), slots={slot: dict(part) for slot, part in made["slots"].items()},
+            optimiser=Optimiser(**_tuples(made["optimiser"])), crop=Crop(**_tuples(made["crop"])), seed=record.seed,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        where = record.path or "record"
+        raise RequestError(f"{where}: its configuration cannot be planned again ({reason})") from error
+    return Cell(pretraining, TASKS[record.task], record.protocol)
+
+
+def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What two environment blocks of records disagree in; one line each, empty where they agree."""
+    found = []
+    for key in ("python", "system", "git_commit", "dirty"):
+        if theirs.get(key) != ours.get(key):
+            found.append(f"{key}: {_short(theirs.get(key))} then, {_short(ours.get(key))} now")
+    for key in ("packages", "hardware"):
+        then, now = (block.get(key) if isinstance(block.get(key), Mapping) else {} for block in (theirs, ours))
+        for name in sorted({*then, *now}):
+            if then.get(name) != now.get(name):
+                found.append(f"{name}: {_short(then.get(name))} then, {_short(now.get(name))} now")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def changed_settings(record: Record, cell: Cell) -> list[str]:
+    """What today's plan of the cell says that the record does not (versions of task and objective, settings)."""
+    return [f"{place}: {_short(then)} then, {_short(now)} now"
+            for place, then, now in _changes(record.config, json.loads(json.dumps(cell.config(), default=str)))]
+
+
+def _changes(then: Any, now: Any, place: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys = sorted({*then, *now})
+        return [c for key in keys for c in _changes(then.get(key), now.get(key), f"{place}.{key}".lstrip("."))]
+    return [] if then == now else [(place or "configuration", then, now)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A metric then and now, in its unit. ``low`` and ``high`` bound what counts as the same; ``band`` says why."""
+
+    metric: str
+    unit: str
+    theirs: float
+    ours: float
+    low: float
+    high: float
+    band: str
+
+    @property
+    def word(self) -> str:
+        if self.theirs == self.ours:
+            return IDENTICAL
+        return WITHIN if self.low <= self.ours <= self.high else DIFFERS
+
+    @property
+    def line(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        return (
+            f"{self.metric}: theirs {self.theirs:.6g}{unit}, ours {self.ours:.6g}{unit}, difference "
+            f"{self.ours - self.theirs:+.6g}; {self.low:.6g} … {self.high:.6g} is {self.band}: {self.word}"
+        )
+
+
+def verdict(theirs: Record, ours: Record, siblings: Sequence[Record] = ()) -> Verdict:
+    """The main metric of a record and of its reproduction.
+
+    The interval is theirs: Student's t over the seeds of the same row where there are several, else the sampling
+    interval over their test items, else the fixed band of the published numbers.
+
+    Args:
+        theirs, ours: records with status ok and the same main metric.
+        siblings: records of the same cell with other seeds (``theirs`` may be among them).
+
+    Raises:
+        RequestError: one of the records has no main metric, or they have different ones.
+    """
+    if theirs.main_metric is None or ours.main_metric is None or theirs.main_metric[0] != ours.main_metric[0]:
+        raise RequestError(f"{theirs.path or 'record'}: no main metric that both records have")
+    name, metric = theirs.main_metric
+    value, unit = metric["value"], metric["unit"]
+    by_seed = {r.seed: r.metrics[name]["value"] for r in (*siblings, theirs) if name in r.metrics}
+    interval = summarise(list(by_seed.values())).ci95
+    band = f"the 95 % interval over {len(by_seed)} seeds"
+    items = (theirs.items or {}).get(name)
+    if interval is None and items and abs(sum(items) / len(items) - value) <= 1e-6 * max(1.0, abs(value)):
+        interval, band = item_interval(items), f"the 95 % sampling interval over {len(items)} test items"
+    if interval is None:
+        half = fixed_tolerance(value, unit)
+        interval, band = (value - half, value + half), "a fixed band (one seed, no scores of items)"
+    return Verdict(name, unit, value, ours.main_metric[1]["value"], interval[0], interval[1], band)
+
+
+def reproduce(
+    what: str, output: Path, runs: Path, committed: Path, data_root: Path | None, device: str, dry_run: bool, say: Say
+) -> list[str]:
+    """Run every record that ``what`` names again below ``output`` and say how the numbers compare.
+
+    Args:
+        what: path of a ``result.json``, a folder of records, or ``suite/objective/seed0[/task.protocol]``.
+        output: folder of the new runs; must not be the old ones'.
+        runs, committed: where rows are looked up; rendered data are taken from ``runs``, too.
+        data_root: folder of the data of suites that do not render theirs.
+        device: as for ``bench run``.
+        dry_run: only say what would run and what differs.
+        say: takes each line of the report.
+
+    Returns:
+        A verdict a record: identical, within the interval, differs, failed; none with ``dry_run``.
+
+    Raises:
+        RequestError: no such record or paper, or it cannot be run here.
+    """
+    try:
+        folder = row_folder(what, [runs, committed])
+        records = records_of(folder)
+    except BundleError as error:
+        raise RequestError(f"{error}; papers: bench list tables") from error
+    except InvalidRecord as error:
+        raise RequestError(str(error)) from error
+    if output.resolve() in (runs.resolve(), committed.resolve(), folder.resolve(), *folder.resolve().parents):
+        raise RequestError(f"--output {output}: holds the old records; name another folder")
+    cells = [(record, cell_of(record)) for record in records if record.status == "ok"]
+    if not cells:
+        raise RequestError(f"{folder}: no record with a number to compare with")
+    verdicts: list[str] = []
+    trained: set[Path] = set()  # backbones of this call: one serves all tasks, an earlier call's serves none
+    for record, cell in cells:
+        say(f"{cell.name} ({record.path})")
+        for line in differences(record.environment, _environment(device)):
+            say(f"  environment: {line}")
+        for line in changed_settings(record, cell):
+            say(f"  settings: {line}")
+        if dry_run:
+            seconds = sum(record.cost[key] or 0.0 for key in ("pretrain_seconds", "seconds"))
+            say(f"  cost then: {record.cost['pretrain_images'] or 0:,} pictures, {seconds:.0f} s on "
+                f"{record.cost['device']}")
+            say(f"  command: {record.command}")
+            continue
+        overwrite = "only-missing" if cell.pretraining.folder in trained else "always"
+        trained.add(cell.pretraining.folder)
+        verdicts.append(_again(record, cell, output, runs, data_root, device, overwrite, say))
+        say(f"  verdict: {verdicts[-1]}")
+    return verdicts
+
+
+def _environment(device: str) -> dict[str, Any]:
+    """What ``environment.environment`` says, without loading torch for a processor's name."""
+    from benchmarks.environment import environment
+
+    if device.startswith("cpu"):
+        return environment("cpu")
+    from benchmarks.execute import resolve_device
+
+    return environment(resolve_device(device))
+
+
+def _again(
+    record: Record, cell: Cell, output: Path, runs: Path, data_root: Path | None, device: str, overwrite: str, say: Say
+) -> str:
+    from benchmarks.data import data_root as find_data
+    from benchmarks.execute import Execution
+    from benchmarks.progress import Reporter
+
+    with Reporter() as reporter:
+        reporter.begin("data")
+        root = find_data(cell.pretraining.suite, data_root, runs, reporter.report)
+        execution = Execution(output, root, device, overwrite, reporter)
+        now, then = execution.task_fingerprint(cell), record.fingerprints["data"]
+        if now != then:
+            say(f"  data: fingerprint {_short(then)[:12]} then, {now[:12]} now; the test data are not the same")
+        execution.check([cell])
+        (ours,) = execution.run([cell])
+    for key, word in (("backbone", "weights of the backbone"), ("data", "data")):
+        if ours.fingerprints.get(key) == record.fingerprints.get(key):
+            say(f"  {word}: the same, bit by bit")
+    if ours.status != "ok":
+        say(f"  {ours.status}: {ours.reason}")
+        return FAILED
+    found = verdict(record, ours, _siblings(record))
+    say(f"  {found.line}")
+    for name in sorted(set(record.metrics) & set(ours.metrics) - {found.metric}):
+        a, b = record.metrics[name]["value"], ours.metrics[name]["value"]
+        say(f"  {name}: theirs {a:.6g}, ours {b:.6g}, difference {b - a:+.6g}")
+    return found.word
+
+
+def _siblings(record: Record) -> list[Record]:
+    """The record's cell with all seeds, from the folders beside it."""
+    if record.path is None or len(record.path.parts) < 4:
+        return []
+    part = record.path.parent.name
+    folders = [folder for folder in sorted(record.path.parents[2].glob(f"seed*/{part}")) if folder.is_dir()]
+    try:
+        found, _ = read_records(folders)
+    except RecordError:
+        return []
+    return [r for r in found if r.status == "ok" and r.cell._replace(seed=0) == record.cell._replace(seed=0)]
+
+
+# --- a published table ------------------------------------------------------------------------------------------------
+
+# Multiply-adds of one forward pass at 224 px (SwinV2: 256 px), in 10^9: timm's table of models and the papers' own.
+_GMACS = {
+    "vit-s16": 4.6, "vit-b16": 17.6, "vit-l16": 61.6, "vit-h14": 167.4, "swin-t": 4.5, "swin-s": 8.7, "swin-b": 15.5,
+    "swin-l": 34.5, "swinv2-t": 6.0, "swinv2-s": 11.6, "swinv2-b": 20.3, "swinv2-l": 47.5,
+}  # fmt: skip
+_TRAIN_FACTOR = 3  # a step costs about three forward passes: one forward, two backward
+_SUSTAINED = 1e14  # FLOP/s that a current accelerator keeps up in training; for a rough idea of hours only
+_PICTURES = {"ImageNet-1K": 1_281_167, "ImageNet-22K": 14_197_122, "ImageNet-21K": 14_197_122}  # of the train parts
+
+
+def paper_lines(tables: Sequence[PaperTable], suite: str, data_root: Path | None) -> list[str]:
+    """What reproducing published tables would run, what it costs, and which data are missing; one line each.
+
+    Args:
+        tables: of ``leaderboard.published``.
+        suite: name of the suite to run on; need not exist.
+        data_root: folder of the data, looked at only by the data sets' names; None where there is none.
+    """
+    known = recipe_registry.recipes()
+    lines = []
+    for table in tables:
+        lines.append(f"{table.id}: {table.title}" + (f" (arXiv {table.arxiv})" if table.arxiv else ""))
+        if table.missing:
+            lines.append(f"  not looked up: {table.missing}")
+        for group in _cells(table):
+            lines += [f"  {line}" for line in _group_lines(group, suite, known)]
+        lines += [f"  data: {line}" for line in _data_lines(table, data_root)]
+    return lines
+
+
+def _cells(table: PaperTable) -> list[list[Number]]:
+    """The numbers by what is run for them: one training, one or more metrics."""
+    groups: dict[tuple[Any, ...], list[Number]] = {}
+    for number in table.numbers:
+        key = (number.method, number.backbone, number.pretrain_data, number.pretrain_epochs, number.task,
+               number.dataset, number.protocol, number.teacher)
+        groups.setdefault(key, []).append(number)
+    return list(groups.values())
+
+
+def _group_lines(group: list[Number], suite: str, known: Mapping[str, Any]) -> list[str]:
+    first = group[0]
+    values = ", ".join(f"{n.metric} {n.value:g}{f' {n.mark}' if n.mark else ''}" for n in group)
+    epochs = "epochs not stated" if first.pretrain_epochs is None else f"{first.pretrain_epochs} epochs"
+    head = (f"{first.method} {first.backbone}, {first.pretrain_data or 'data not stated'}, {epochs} -> "
+            f"{first.task} on {first.dataset} ({first.protocol}): {values}")
+    if first.method not in known:
+        return [head, f"  cannot run: no objective {first.method!r} here"]
+    if first.task not in TASKS:
+        return [head, f"  cannot run: no task {first.task!r} here"]
+    if first.family not in TASKS[first.task].protocols:
+        return [head, f"  cannot run: no protocol like {first.protocol!r} here"]
+    options = f" --cfg-options suite.model={_timm(first.backbone)}"
+    return [head, f"  would run: bench run --suite {suite} --objective {first.method} --tasks {first.task} "
+                  f"--protocol {first.family}{options}", f"  costs: {_cost(first)}"]
+
+
+def _timm(backbone: str) -> str:
+    """timm's name of the network, as far as the paper's name tells it."""
+    name = backbone_name(backbone)
+    sizes = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
+    kind, _, rest = name.partition("-")
+    size = sizes.get(rest[:1], rest[:1])
+    if kind == "vit":
+        return f"vit_{size}_patch{rest[1:] or '16'}_224"
+    if kind == "beit":
+        return f"beit_{size}_patch{rest[1:] or '16'}_224"
+    if kind == "swin":
+        return f"swin_{size}_patch4_window7_224"
+    return f"swinv2_{size}_window16_256" if kind == "swinv2" else name
+
+
+def _cost(number: Number) -> str:
+    pictures = _PICTURES.get(number.pretrain_data or "")
+    if pictures is None or number.pretrain_epochs is None:
+        return "unknown: the source does not state data and epochs of the pre-training"
+    seen = pictures * number.pretrain_epochs
+    gmacs = _GMACS.get(backbone_name(number.backbone))
+    if gmacs is None:
+        return f"{seen:,} pictures of pre-training; arithmetic of {number.backbone} not known here"
+    flops = 2e9 * gmacs * _TRAIN_FACTOR * seen
+    return (f"{seen:,} pictures of pre-training, at most {flops:.1e} FLOPs, about {flops / _SUSTAINED / 3600:,.0f} "
+            f"hours at {_SUSTAINED:.0e} FLOP/s")
+
+
+def _data_lines(table: PaperTable, data_root: Path | None) -> list[str]:
+    wanted = sorted({name for n in table.numbers for name in (n.pretrain_data, n.dataset) if name})
+    lines = []
+    for name in wanted:
+        folder = None if data_root is None else data_root / name.split(" ")[0].lower()
+        if folder is None:
+            lines.append(f"{name}: missing (no --data-root named)")
+        else:
+            lines.append(f"{name}: {'found at' if folder.is_dir() else 'missing, looked at'} {folder}")
+    return lines
+
+
+def cannot_run(suite: str) -> str | None:
+    """Why a published table cannot be run on ``suite``, in one line; None where it can, by the commands shown."""
+    known = suite_registry.suites()
+    if suite not in known:
+        names = ", ".join(sorted(known))
+        return f"suite {suite!r} does not exist in this version, so nothing was run; there are {names}"
+    return None

@@ -1,0 +1,199 @@
+"""Reproduction of a record and of published tables; nothing is trained here."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import execute
+from benchmarks.errors import RequestError
+from benchmarks.reproduce import (
+    DIFFERS,
+    FAILED,
+    IDENTICAL,
+    WITHIN,
+    cannot_run,
+    cell_of,
+    changed_settings,
+    differences,
+    paper_lines,
+    reproduce,
+    verdict,
+)
+from leaderboard.published import find
+from leaderboard.records import read_record, write_record
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = ROOT / "leaderboard" / "records"
+ROW = "embedded/mae/seed0/depth.frozen"
+
+
+@pytest.fixture
+def record():
+    return read_record(COMMITTED / ROW / "result.json")
+
+
+@pytest.mark.parametrize("path", sorted(COMMITTED.rglob("result.json")), ids=lambda p: "/".join(p.parts[-5:-1]))
+def test_every_committed_record_is_planned_as_it_was(path):
+    record = read_record(path)
+    cell = cell_of(record)
+    # only versions and keys added since may have moved on: the configuration is the record's, not today's recipe's
+    changed = changed_settings(record, cell)
+    assert all("version: " in line or "none then" in line for line in changed), changed
+    settings = json.loads(json.dumps(cell.pretraining.config()))
+    recorded = record.config["pretraining"]
+    assert all(settings[key] == value for key, value in recorded.items() if key != "version")
+    assert cell.pretraining.seed == record.seed
+    assert cell.folder.name == f"{record.task}.{record.protocol}"
+
+
+def test_the_plan_is_the_records_and_not_todays(record):
+    config = json.loads(json.dumps(record.config))
+    config["pretraining"]["optimiser"]["lr"] = 0.5
+    config["pretraining"]["slots"]["corruption"]["ratio"] = 0.1
+    config["pretraining"]["images_seen"] = 77
+    config["settings"]["epochs"] = 3
+    cell = cell_of(replace(record, config=config, seed=4))
+    assert cell.pretraining.optimiser.lr == 0.5
+    assert cell.pretraining.slots["corruption"]["ratio"] == 0.1
+    assert cell.pretraining.images_seen == 77
+    assert cell.settings["epochs"] == 3
+    assert cell.pretraining.seed == 4
+
+
+@pytest.mark.parametrize("config", [{}, {"pretraining": 3}, {"pretraining": {"optimiser": {"nonsense": 1}}}])
+def test_a_configuration_of_something_else_is_one_line(record, config):
+    with pytest.raises(RequestError, match="cannot be planned again"):
+        cell_of(replace(record, config=config))
+
+
+@pytest.mark.parametrize("changes", [{"objective": "maee"}, {"suite": "embeded"}, {"task": "deppth"}])
+def test_unknown_names_offer_the_nearest(record, changes):
+    with pytest.raises(RequestError, match="did you mean"):
+        cell_of(replace(record, **changes))
+
+
+def test_verdicts(record):
+    def ours(value):
+        return replace(record, metrics={**record.metrics, "rmse": {**record.metrics["rmse"], "value": value}})
+
+    theirs = record.metrics["rmse"]["value"]
+    assert verdict(record, ours(theirs)).word == IDENTICAL
+    found = verdict(record, ours(theirs + 0.01))
+    assert found.word == WITHIN
+    assert "900 test items" in found.line
+    assert verdict(record, ours(theirs + 0.1)).word == DIFFERS
+    seeds = [replace(ours(theirs + 0.2 * seed), seed=seed) for seed in (1, 2)]
+    found = verdict(record, ours(theirs + 0.1), seeds)
+    assert (found.word, found.band) == (WITHIN, "the 95 % interval over 3 seeds")
+    bare = replace(record, items=None)
+    assert verdict(bare, ours(theirs * 1.01)).band.startswith("a fixed band")
+    with pytest.raises(RequestError, match="no main metric"):
+        verdict(record, replace(record, metrics={}))
+
+
+def test_differences_of_environments(record):
+    now = {**record.environment, "python": "9.9", "packages": {**record.environment["packages"], "torch": None}}
+    assert differences(record.environment, record.environment) == []
+    found = differences(record.environment, now)
+    assert any(line.startswith("python: 3.") and line.endswith("9.9 now") for line in found)
+    assert any(line.startswith("torch: ") and line.endswith("none now") for line in found)
+    assert differences({"packages": 3, "hardware": None}, {"packages": "x"}) == []
+
+
+@pytest.fixture
+def runner(monkeypatch, record):
+    """Stands in for training: ``runner.value`` is what the new run finds (None: it fails)."""
+
+    class Runner:
+        value = record.metrics["rmse"]["value"]
+        calls: list = []  # noqa: RUF012
+
+    def run(self, cells):
+        Runner.calls.append((self.runs, self.overwrite, [cell.name for cell in cells]))
+        metrics = {**record.metrics, "rmse": {**record.metrics["rmse"], "value": Runner.value}}
+        failed = {"status": "failed", "reason": "no memory", "metrics": {}}
+        return [replace(record, **failed) if Runner.value is None else replace(record, metrics=metrics)]
+
+    Runner.calls.clear()
+    monkeypatch.setattr(execute.Execution, "run", run)
+    monkeypatch.setattr(execute.Execution, "check", lambda self, cells: None)
+    monkeypatch.setattr("benchmarks.data.data_root", lambda *_: Path("nowhere"))
+    return Runner
+
+
+@pytest.mark.parametrize(("shift", "word"), [(0.0, IDENTICAL), (0.005, WITHIN), (0.5, DIFFERS), (None, FAILED)])
+def test_reproduce_says_theirs_ours_and_verdict(runner, tmp_path, shift, word):
+    runner.value = None if shift is None else runner.value + shift
+    said = []
+    found = reproduce(ROW, tmp_path / "new", tmp_path, COMMITTED, None, "cpu", False, said.append)
+    assert found == [word]
+    assert runner.calls == [(tmp_path / "new", "always", ["mae depth.frozen seed 0"])]
+    text = "\n".join(said)
+    assert f"verdict: {word}" in text
+    assert "git_commit" in text
+    assert "the test data are not the same" in text
+    assert ("no memory" if shift is None else "theirs 0.97") in text
+
+
+def test_a_backbone_is_trained_once_for_all_tasks(runner, tmp_path, record):
+    for seed in range(2):
+        for task in ("classification", "depth"):
+            folder = tmp_path / f"runs/embedded/mae/seed{seed}/{task}.frozen"
+            write_record(folder, replace(record, seed=seed, task=task))
+    found = reproduce("embedded/mae", tmp_path / "new", tmp_path / "runs", COMMITTED, None, "cpu", False, str)
+    assert len(found) == 4
+    assert [overwrite for _, overwrite, _ in runner.calls] == ["always", "only-missing"] * 2
+
+
+def test_dry_run_runs_nothing(runner, tmp_path):
+    said = []
+    assert reproduce(ROW, tmp_path / "new", tmp_path, COMMITTED, None, "cpu", True, said.append) == []
+    assert runner.calls == []
+    assert any("command: bench run --suite embedded --objective mae --tasks depth" in line for line in said)
+
+
+def test_refusals(runner, tmp_path):
+    def refused(what, output=tmp_path / "new"):
+        with pytest.raises(RequestError) as caught:
+            reproduce(what, output, tmp_path, COMMITTED, None, "cpu", False, str)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "name a row like" in refused("embedded/nobody")
+    assert "holds the old records" in refused(ROW, tmp_path)
+    assert "holds the old records" in refused(ROW, COMMITTED)
+    target = tmp_path / "embedded/mae/seed0/depth.frozen"
+    shutil.copytree(COMMITTED / ROW, target)
+    (target / "result.json").write_text("{")
+    assert "not JSON" in refused(str(target))
+    assert runner.calls == []
+
+
+def test_papers(tmp_path):
+    lines = paper_lines(find("2210.10615"), "paper", None)
+    text = "\n".join(lines)
+    assert "UNVERIFIED" in text
+    assert "would run: bench run --suite paper --objective maskdistill" in text
+    assert "pictures of pre-training" in text
+    assert "ImageNet-1K: missing (no --data-root named)" in text
+    (tmp_path / "imagenet-1k").mkdir()
+    assert "ImageNet-1K: found at" in "\n".join(paper_lines(find("mae"), "paper", tmp_path))
+    assert "no objective 'dbot' here" in "\n".join(paper_lines(find("dbot"), "paper", None))
+    assert "\n" not in (cannot_run("no-such-suite") or "")
+    assert cannot_run("embedded") is None
+
+
+def test_nothing_heavy_is_loaded():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from benchmarks import reproduce; from leaderboard.published import find\n"
+        "reproduce.paper_lines(find('mae'), 'paper', None)\n"
+        "print(sorted({'torch', 'timm', 'mmengine', 'mmcv'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

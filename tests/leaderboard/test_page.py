@@ -1,0 +1,170 @@
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from leaderboard import figures
+from leaderboard.page import page
+from leaderboard.published import beside
+from leaderboard.records import read_records, write_record
+from leaderboard.table import build
+
+EVIL = "<script>alert(1)</script>\"' onload=x"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and all text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def of(self, name):
+        return [attrs for tag, attrs in self.tags if tag == name]
+
+
+@pytest.fixture
+def runs(tmp_path, make_record):
+    for number, objective in enumerate(("mae", "simmim", EVIL)):
+        for seed in range(2):
+            values = {"classification": 40.0 + 9 * number + seed, "depth": 1 / (1 + number) + 0.01 * seed}
+            for task, value in values.items():
+                folder = tmp_path / "embedded" / f"o{number}" / f"seed{seed}" / f"{task}.frozen"
+                cost = {**make_record().cost, "seconds": 10.0 + number}
+                variant = {"objective.loss.type": EVIL} if objective == EVIL else {}
+                write_record(folder, make_record(
+                    value, objective=objective, task=task, seed=seed, cost=cost, variant=variant,
+                    items={"top1": [value] * 20} if task == "classification" else None,
+                ))  # fmt: skip
+                entries = [{"step": step, "loss": 2 / step} for step in range(1, 30)]
+                (folder / "log.jsonl").write_text("\n".join(map(json.dumps, entries)) + "\n{half a li")
+    return tmp_path
+
+
+@pytest.fixture
+def text(runs):
+    return page(build(*read_records([runs])))
+
+
+def test_names_are_text(text):
+    found = Page(text)
+    assert len(found.of("script")) == 1
+    assert EVIL in found.text
+    assert not any(name.startswith("on") for _, attrs in found.tags for name in attrs)
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_the_policy_allows_just_the_pages_own_script(text):
+    script = re.search(r"<script>(.*)</script>\n</body>", text, re.DOTALL)[1]
+    policy = next(attrs["content"] for attrs in Page(text).of("meta") if "http-equiv" in attrs)
+    assert "default-src 'none'" in policy
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+
+
+def test_the_script_parses(text, tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node to parse the script with")
+    path = tmp_path / "page.js"
+    path.write_text(re.search(r"<script>(.*)</script>\n</body>", text, re.DOTALL)[1])
+    done = subprocess.run([node, "--check", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_control_has_a_name_and_a_target(text):
+    found = Page(text)
+    ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {"filter-suite", "filter-task", "filter-protocol", "filter-name"} <= set(ids)
+    targets = [attrs["aria-controls"] for attrs in found.of("button") if "aria-controls" in attrs]
+    assert len(targets) == 3
+    assert set(targets) <= set(ids)
+    assert all(attrs["aria-label"] for attrs in found.of("svg"))
+    assert "> tr.main" in text  # the style sheet is not escaped
+    assert found.of("meta")[2]["content"] == "width=device-width, initial-scale=1"
+
+
+def test_each_row_opens_its_runs(text):
+    found = Page(text)
+    assert "classification.frozen, seed 1: ok" in found.text
+    assert "bench run --suite embedded --objective mae --tasks depth --protocol frozen" in found.text
+    assert "bench reproduce embedded/o0/seed1/depth.frozen" in found.text
+    assert "settings of classification.frozen seed 0, classification.frozen seed 1, depth.frozen seed 0" in found.text
+    assert '"torch": "2.11"' in found.text
+    assert sum(attrs["aria-label"] == "loss by step" for attrs in found.of("svg")) == 12
+
+
+def test_figures(runs):
+    table = build(*read_records([runs]))
+    column = table.columns[0]
+    drawn = figures.bars(table, column)
+    assert drawn.count('class="seeds"') == 3
+    assert drawn.count('class="items"') == 3
+    front = {point.row.objective: point.front for point in figures.points(table, column)}
+    assert list(front.values()) == [True, True, True]  # dearer and better
+    depth = figures.points(table, table.columns[1])
+    assert [point.front for point in depth] == [True, True, True]
+    records, _ = read_records([runs])
+    cheap = [replace(r, cost={**r.cost, "seconds": 1.0}) if r.objective == "simmim" else r for r in records]
+    marked = {point.row.objective: point.front for point in figures.points(build(cheap), column)}
+    assert marked["simmim"]
+    assert not marked["mae"]
+    for svg in (drawn, figures.pareto(table, column)):
+        Page(svg)
+        assert "nan" not in svg
+        assert svg.count("<svg") == svg.count("</svg>") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]\n[2]\n", b'{"step": 1, "loss": NaN}\n' * 3, b"\xff\xfe\n" * 9,
+                                     b'{"loss": 1e999}\n' * 3, b'{"loss": "x"}\n' * 3, b"[" * 99_999])  # fmt: skip
+def test_damaged_logs_draw_nothing(tmp_path, content):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(content)
+    assert figures.curve(path) == ""
+    assert figures.curve(tmp_path / "missing") == ""
+
+
+def test_several_suites_and_published_numbers(make_record):
+    common = dict(suite="paper", backbone="vit_base_patch16_224", protocol="finetune")
+    paper = build([make_record(83.0, objective="mae", **common)])
+    text = page([build([make_record(50.0)]), paper], beside(paper))
+    found = Page(text)
+    assert [attrs["data-suite"] for attrs in found.of("section")] == ["embedded", "paper"]
+    assert "UNVERIFIED" in found.text
+    assert "never enter a rank" in found.text
+    assert "no records" in Page(page(build([]))).text
+
+
+def test_in_a_browser(text, tmp_path):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (Debian: apt install chromium)")
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    options = ["--headless", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    if os.geteuid() == 0:
+        options.append("--no-sandbox")
+    url = (tmp_path / "page.html").as_uri()
+    command = [CHROMIUM, *options, "--dump-dom", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = Page(done.stdout)
+    assert all("hidden" in attrs for attrs in found.of("tr") if attrs.get("class") == "runs")  # the script ran
+    assert "hidden" not in next(attrs for attrs in found.of("div") if attrs.get("class") == "tools")
+    for width in (390, 1280):
+        shot = tmp_path / f"{width}.png"
+        subprocess.run([CHROMIUM, *options, f"--screenshot={shot}", f"--window-size={width},900", url],
+                       capture_output=True, timeout=120, check=True)
+        assert shot.stat().st_size > 5000

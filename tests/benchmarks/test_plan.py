@@ -112,7 +112,7 @@ def test_a_sweep_keeps_lists_whole_and_names_what_is_wrong():
     cells = sweep(request, ["optimiser.betas=[0.9, 0.95],[0.9, 0.99]"])
     assert [cell.pretraining.optimiser.betas for cell in cells] == [(0.9, 0.95), (0.9, 0.99)]
     assert [bool(cell.pretraining.variant) for cell in cells] == [False, True]
-    with pytest.raises(RequestError, match="--vary 'objective.loss.type='"):
+    with pytest.raises(RequestError, match=r"--vary 'objective.loss.type='"):
         sweep(request, ["objective.loss.type="])
     with pytest.raises(RequestError, match="did you mean 'Cosine'"):
         sweep(request, ["objective.loss.type=cosin"])

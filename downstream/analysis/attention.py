@@ -95,9 +95,10 @@ def head_sums(log_attention: Tensor, layout: Layout, convention: Convention) -> 
     distance = ((attention * distances).sum(-1) * weight).sum((0, 2))
     negative = ((attention * log).sum(-1) * weight).sum((0, 2))  # -entropy (H,)
     heads = log.shape[1]
-    # cross[i, j] = Σ A_i ln A_j over queries and keys that count: one matrix product for all pairs
-    left = (attention * weight[..., None]).transpose(0, 1).reshape(heads, -1)
-    cross = left @ log.transpose(0, 1).reshape(heads, -1).T
+    # cross[i, j] = Σ A_i ln A_j over queries and keys that count: one matrix product for all pairs. In float64, because
+    # the KL of heads that are nearly alike is a small difference of large sums.
+    left = (attention * weight[..., None]).transpose(0, 1).reshape(heads, -1).double()
+    cross = left @ log.transpose(0, 1).reshape(heads, -1).T.double()
     kl = cross.diagonal()[:, None] - cross  # (H, H), 0 on the diagonal
     if convention.kl == "symmetric":
         kl = (kl + kl.T) / 2

@@ -88,11 +88,12 @@ class RunningSpectrum:
         if h * w == 1:
             return {"high_frequency_share": None, "relative_log_amplitude": None}
         radius = torch.hypot(torch.fft.fftfreq(h)[:, None], torch.fft.fftfreq(w)[None])
+        high = radius >= cutoff - 1e-9
         power = self.power.cpu().clone()
         power[0, 0] = 0
         total = float(power.sum())
         log = self.log_amplitude.cpu() / self.count
         return {
-            "high_frequency_share": float(power[radius >= cutoff - 1e-9].sum()) / total if total > 0 else 0.0,
+            "high_frequency_share": min(1.0, float(power[high].sum()) / total) if total > 0 else 0.0,
             "relative_log_amplitude": float(log[h // 2, w // 2] - log[0, 0]),
         }

@@ -66,11 +66,14 @@ def patch_attention(log_attention: Tensor, layout: Layout, convention: Conventio
     device = log_attention.device
     real = (layout.tokens != NO_TOKEN).to(device)  # (W, N)
     used = real.any(0).nonzero()[:, 0]
-    log = log_attention.clamp(min=_FLOOR)
+    log = log_attention
     if len(used) < real.shape[1]:
-        log = log[..., used, :][..., used]
+        first, last = int(used[0]), int(used[-1]) + 1
+        behind = last - first == len(used)  # class tokens and registers stand before the patches: a view will do
+        log = log[..., first:last, first:last] if behind else log[..., used, :][..., used]
     real = real[:, used]
     repeated = real.repeat(log.shape[0] // len(real), 1)
+    log = log.clamp(min=_FLOOR)
     if not real.all():
         log = log.masked_fill(~repeated[:, None, None], _FLOOR)
     if convention.keys == "renormalised":
@@ -91,22 +94,24 @@ def head_sums(log_attention: Tensor, layout: Layout, convention: Convention) -> 
     """
     log, distances, queries = patch_attention(log_attention, layout, convention)
     attention = log.exp()
-    weight = queries[:, None]  # (B × W, 1, M)
-    distance = ((attention * distances).sum(-1) * weight).sum((0, 2))
-    negative = ((attention * log).sum(-1) * weight).sum((0, 2))  # -entropy (H,)
-    heads = log.shape[1]
-    # cross[i, j] = Σ A_i ln A_j over queries and keys that count: one matrix product for all pairs. In float64, because
-    # the KL of heads that are nearly alike is a small difference of large sums.
-    left = (attention * weight[..., None]).transpose(0, 1).reshape(heads, -1).double()
-    cross = left @ log.transpose(0, 1).reshape(heads, -1).T.double()
+    if not bool(queries.all()):
+        attention = attention * queries[:, None, :, None]  # queries of padding weigh nothing in all that follows
+    distance = (attention * distances).sum((0, 2, 3), dtype=torch.float64)
+    # For all pairs of heads at once, Σ A_i ln A_i - Σ A_i ln A_j over queries and keys. The heads' mean logarithm is
+    # taken off first: it cancels, and what stays is small where heads are alike, so that float32 keeps its digits.
+    middle = log.mean(1, keepdim=True)
+    apart = (log - middle).flatten(2)
+    cross = torch.bmm(attention.flatten(2), apart.transpose(1, 2)).sum(0, dtype=torch.float64)
     kl = cross.diagonal()[:, None] - cross  # (H, H), 0 on the diagonal
+    shared = torch.bmm(attention.flatten(2), middle.flatten(2).transpose(1, 2)).sum((0, 2), dtype=torch.float64)
+    negative, heads = cross.diagonal() + shared, log.shape[1]  # Σ A_i ln A_i: the entropy with a minus sign
     if convention.kl == "symmetric":
         kl = (kl + kl.T) / 2
     pairs = heads if convention.kl == "all" else heads - 1
     unit = 1.0 if convention.entropy == "nats" else 1 / math.log(2)
     return {
-        "distance": distance.double(), "entropy": -negative.double() * unit,
-        "kl": (kl.sum(1) / pairs if pairs else torch.full_like(negative, math.nan)).double() * unit,
+        "distance": distance, "entropy": -negative * unit,
+        "kl": (kl.sum(1) / pairs if pairs else torch.full_like(negative, math.nan)) * unit,
         "queries": queries.sum().double()[None],
     }
 

@@ -71,9 +71,9 @@ class RunningSpectrum:
 
     def add(self, maps: Tensor) -> None:
         """Feature maps (B, D, h, w)."""
-        amplitude = torch.fft.fft2(maps.float(), norm="ortho").abs().double()
-        self.power = self.power + amplitude.pow(2).sum((0, 1))
-        self.log_amplitude = self.log_amplitude + amplitude.clamp(min=1e-12).log().sum((0, 1))
+        amplitude = torch.fft.fft2(maps.float(), norm="ortho").abs().flatten(0, 1)
+        self.power = self.power + amplitude.square().sum(0, dtype=torch.float64)
+        self.log_amplitude = self.log_amplitude + amplitude.clamp(min=1e-12).log().sum(0, dtype=torch.float64)
         self.count += maps.shape[0] * maps.shape[1]
 
     def result(self, cutoff: float = HIGH) -> dict[str, float | None]:

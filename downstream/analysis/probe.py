@@ -194,7 +194,8 @@ class Probe:
             layout = self._layout(block, grid, stride, prefix)
             seen = [logits for logits in seen if logits.shape[-1] == layout.tokens.shape[1]]
             if seen:  # parallel attentions of one block are heads of one layer
-                self.on_attention(layer, torch.cat(seen, 1).log_softmax(-1), layout)
+                joined = seen[0] if len(seen) == 1 else torch.cat(seen, 1)
+                self.on_attention(layer, joined.log_softmax(-1), layout)
         if self.on_features is not None:
             if features.ndim == 3:
                 square = features[:, prefix:].transpose(1, 2).unflatten(2, grid)

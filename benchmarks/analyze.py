@@ -8,11 +8,11 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import data as data_module
-from benchmarks.data import PICTURE_SUFFIXES, central_square, read_picture
+from benchmarks.data import PICTURE_SUFFIXES, DataError, central_square, read_picture
 from benchmarks.errors import RequestError
 from benchmarks.plan import digest
 from benchmarks.progress import Reporter
@@ -29,7 +29,7 @@ FEWEST = 8  # pictures worth an analysis
 GRAMS = "analysis-grams.npy"  # (batches, layers, n, n) float32: for CKA between backbones
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """The pictures of an analysis: ``files`` in a fixed, shuffled order; ``source`` as a reader knows them."""
 
@@ -37,10 +37,10 @@ class Pictures:
     root: Path
     source: str
 
-    def fingerprint(self, size: int) -> str:
-        """sha256 over names, sizes in bytes, and the side in pixels they are brought to."""
-        names = [(str(path.relative_to(self.root)), path.stat().st_size) for path in self.files]
-        return digest([names, size])
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over their names and sizes in bytes, in order."""
+        return digest([(str(path.relative_to(self.root)), path.stat().st_size) for path in self.files])
 
     def read(self, path: Path, size: int):
         """Its central square, uint8 (size, size, 3)."""
@@ -111,6 +111,22 @@ def label_of(folder: Path) -> str:
     return f"{folder.parent.parent.name} {folder.parent.name}" if folder.name == "pretrain" else folder.name
 
 
+def settings_of(keys: str, entropy: str, kl: str, cka: str, cka_features: str) -> Settings:
+    """The settings of those names.
+
+    Raises:
+        RequestError: one of them is not known.
+    """
+    from downstream.analysis.attention import Convention
+    from downstream.analysis.probe import AnalysisError
+    from downstream.analysis.study import Settings
+
+    try:
+        return Settings(Convention(keys, entropy, kl), cka_features, cka)
+    except AnalysisError as error:
+        raise RequestError(str(error)) from error
+
+
 def analyze(
     folders: Iterable[Path], pictures: Pictures, settings: Settings, device: str, overwrite: str, reporter: Reporter,
 ) -> list[dict[str, Any]]:
@@ -120,11 +136,12 @@ def analyze(
     "always"; with "never" an outdated one is shown as it is.
 
     Raises:
-        TaskError: a folder is no backbone, or its network cannot be analysed.
+        RequestError: a folder is no backbone, or its network cannot be analysed; the others before it are kept.
     """
     from benchmarks.execute import resolve_device, set_threads, sha256
     from downstream.analysis.probe import load_network
     from downstream.analysis.study import VERSION, analyse
+    from downstream.task import TaskError
 
     set_threads()
     device = resolve_device(device)
@@ -132,9 +149,12 @@ def analyze(
     for folder in folders:
         label = label_of(folder)
         reporter.begin(f"analyze {label}")
-        net, about, size = load_network(folder)
-        weights, prints = sha256(folder), pictures.fingerprint(size)
-        fingerprint = digest([SCHEMA, VERSION, weights, prints, settings.as_dict(), BATCH])
+        try:
+            net, about, size = load_network(folder)
+        except TaskError as error:
+            raise RequestError(str(error)) from error
+        weights = sha256(folder)
+        fingerprint = digest([SCHEMA, VERSION, weights, pictures.fingerprint, size, settings.as_dict(), BATCH])
         old = _read(folder / FILE_NAME)
         if old and overwrite != "always" and (overwrite == "never" or old.get("fingerprint") == fingerprint):
             reporter.say(f"{label}: analysed already")
@@ -142,12 +162,16 @@ def analyze(
             continue
         started = time.time()
         batch = len(pictures.files) if settings.cka == "exact" else min(BATCH, len(pictures.files))
-        with _GramFile(folder / GRAMS, len(pictures.files) // batch) as grams:
-            result = analyse(net, _told(pictures, size, reporter), settings, device, grams.add)
+        try:
+            with _GramFile(folder / GRAMS, len(pictures.files) // batch) as grams:
+                result = analyse(net, _told(pictures, size, reporter), settings, device, grams.add)
+        except (TaskError, DataError) as error:
+            raise RequestError(f"{label}: {error}") from error
         new = {
             "schema": SCHEMA, "label": label, "suite": about.get("suite") or "", "seed": about.get("seed"),
             "objective": about.get("objective") or label, "model": about["model"], "weights": weights,
-            "images": {"count": len(pictures.files), "size": size, "source": pictures.source, "fingerprint": prints},
+            "images": {"count": len(pictures.files), "size": size, "source": pictures.source,
+                       "fingerprint": pictures.fingerprint},
             "settings": settings.as_dict(), "fingerprint": fingerprint, "device": device,
             "seconds": round(time.time() - started, 2), **_rounded(result),
         }
@@ -222,8 +246,7 @@ def comparable(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
     Sides in pixels may differ: a backbone sees a picture at its own size.
     """
-    same = all(a["images"][key] == b["images"][key] for key in ("count", "source"))
-    return same and a["settings"] == b["settings"]
+    return a["images"]["fingerprint"] == b["images"]["fingerprint"] and a["settings"] == b["settings"]
 
 
 def cka_between(a: dict[str, Any], b: dict[str, Any]) -> list[list[float | None]]:
@@ -241,6 +264,12 @@ def cka_between(a: dict[str, Any], b: dict[str, Any]) -> list[list[float | None]
     return cross_cka(pairs, settings)
 
 
+def brief(analysis: dict[str, Any]) -> dict[str, Any]:
+    """An analysis for programs: what it is of, by which conventions, and its summary."""
+    names = ("label", "folder", "suite", "objective", "seed", "model", "weights", "images", "note", "summary")
+    return {**{name: analysis[name] for name in names}, "conventions": analysis["settings"]["name"]}
+
+
 HEADINGS = {
     "attention_distance_last": "distance, last (px)", "attention_distance_mean": "distance, mean (px)",
     "attention_distance_relative": "of uniform", "attention_entropy_last": "entropy, last",
@@ -256,7 +285,8 @@ def table(analyses: Sequence[dict[str, Any]]) -> str:
     rows = [[a["label"], a["model"], *(a["summary"].get(name) for name in HEADINGS)] for a in analyses]
     text = tabulate(rows, headers=["backbone", "model", *HEADINGS.values()], floatfmt=".3f", missingval="–")
     lines = [f"conventions: {name}" for name in sorted({a["settings"]["name"] for a in analyses})]
-    lines += [f"pictures: {a}" for a in sorted({f"{a['images']['count']} of {a['images']['source']}" for a in analyses})]
+    sources = {(a["images"]["count"], a["images"]["source"]) for a in analyses}
+    lines += [f"pictures: {count} of {source}" for count, source in sorted(sources)]
     lines += [f"{a['label']}: {a['note']}" for a in analyses if a["note"]]
     return "\n".join([text, "", *lines])
 

@@ -7,6 +7,7 @@ open is a field of :class:`Convention`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -118,8 +119,15 @@ def head_sums(log_attention: Tensor, layout: Layout, convention: Convention) -> 
 
 def uniform_distance(layout: Layout) -> float:
     """The averaged attention distance of attention spread evenly over the patches of a window, in pixels."""
-    sums, count = 0.0, 0
-    for window in layout.tokens != NO_TOKEN:
-        distances = layout.distances[window][:, window]
-        sums, count = sums + float(distances.mean(1).sum()), count + len(distances)
-    return sums / count
+    return _over_queries(layout, lambda distances: distances.mean(1))
+
+
+def uniform_entropy(layout: Layout, convention: Convention) -> float:
+    """The entropy of such attention, in the convention's unit: ln N for N patches."""
+    unit = 1.0 if convention.entropy == "nats" else 1 / math.log(2)
+    return unit * _over_queries(layout, lambda distances: torch.full((len(distances),), math.log(len(distances))))
+
+
+def _over_queries(layout: Layout, of: Callable[[Tensor], Tensor]) -> float:
+    values = [of(layout.distances[real][:, real]) for real in layout.tokens != NO_TOKEN]
+    return float(torch.cat(values).double().mean())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from downstream.analysis.attention import Convention, head_sums, uniform_distance
+from downstream.analysis.attention import Convention, head_sums, uniform_distance, uniform_entropy
 from downstream.analysis.features import RunningMoments, RunningSpectrum
 from downstream.analysis.probe import AnalysisError, Layout, Probe
 from downstream.analysis.similarity import FEWEST, RunningCKA, gram
@@ -61,12 +61,13 @@ class _Layer:
         self.moments, self.spectrum = RunningMoments(), RunningSpectrum()
         self.shape, self.stride = (0, 0, 0), 0.0
 
-    def result(self) -> dict[str, Any]:
+    def result(self, convention: Convention) -> dict[str, Any]:
         heads = None
         if self.attention is not None:
             count = self.attention.pop("queries")
             heads = {key: _plain((sums / count).tolist()) for key, sums in self.attention.items()}
             heads["uniform_distance"] = uniform_distance(self.layout)
+            heads["uniform_entropy"] = uniform_entropy(self.layout, convention)
         return {
             "name": self.name, "stride": self.stride, "width": self.shape[0], "grid": list(self.shape[1:]),
             "heads": heads, **self.moments.result(), **self.spectrum.result(),
@@ -88,8 +89,8 @@ def analyse(
 
     Returns:
         ``layers``: for each block its name, ``stride`` (pixels), ``width``, ``grid``, ``heads`` (None without
-        attention: lists ``distance`` in pixels, ``entropy`` and ``kl``, a number a head, and ``uniform_distance``,
-        that of evenly spread attention), ``variance``, ``within``, ``effective_rank``, ``high_frequency_share``,
+        attention: lists ``distance`` in pixels, ``entropy`` and ``kl``, a number a head, and ``uniform_distance`` and
+        ``uniform_entropy``, those of evenly spread attention), ``variance``, ``within``, ``effective_rank``, ``high_frequency_share``,
         ``relative_log_amplitude`` (see :mod:`downstream.analysis.features`).
         ``cka``: (layers × layers) lists; NaN is None. ``pictures``, ``note`` ("" or what does not apply), ``summary``
         (see :func:`summary`).
@@ -142,7 +143,7 @@ def analyse(
         raise AnalysisError("no pictures to analyse")
     if exact:
         _compare(torch.stack([gram(torch.cat(parts)) for parts in kept]), cka, on_grams)
-    found = [layer.result() for layer in layers]
+    found = [layer.result(settings.convention) for layer in layers]
     note = "" if any(layer["heads"] for layer in found) else NO_ATTENTION
     return {"pictures": seen, "layers": found, "cka": matrix(cka.result()), "note": note, "summary": summary(found)}
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from downstream.analysis.attention import KEYS, PAIRS, UNITS, Convention, head_sums, uniform_distance
+from downstream.analysis.attention import KEYS, PAIRS, UNITS, Convention, head_sums, uniform_distance, uniform_entropy
 from downstream.analysis.features import RunningMoments, RunningSpectrum
 from downstream.analysis.probe import AnalysisError, Layout
 from downstream.analysis.similarity import RunningCKA, gram, hsic_biased, hsic_unbiased, linear_cka
@@ -39,6 +39,8 @@ def test_uniform_attention(grid, prefix):
     assert found["entropy"] == pytest.approx([math.log(count)] * 3, rel=1e-5)
     assert found["kl"] == pytest.approx([0] * 3, abs=1e-5)
     assert uniform_distance(layout) == pytest.approx(pairwise, rel=1e-5)
+    assert uniform_entropy(layout, PLAIN) == pytest.approx(math.log(count))
+    assert uniform_entropy(layout, Convention(entropy="bits")) == pytest.approx(math.log2(count))
 
 
 def test_identity_attention():

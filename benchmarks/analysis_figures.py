@@ -20,6 +20,7 @@ from benchmarks.analyze import cka_between, comparable
 
 # Okabe & Ito's, without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DOT, MEAN = "#56B4E9", "#000000"  # far apart in grey
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 COLUMNS = 5  # panels a row
@@ -99,16 +100,18 @@ def _heads(analyses: Sequence[dict[str, Any]], key: str, title: str) -> Figure:
         means = []
         for i, layer in enumerate(layers, 1):
             values = [v for v in (layer["heads"] or {}).get(key, ()) if v is not None]
-            axis.scatter([i] * len(values), values, s=18, color=COLOURS[0], alpha=0.75, linewidths=0, zorder=2)
+            axis.scatter([i] * len(values), values, s=20, color=DOT, linewidths=0, zorder=2)
             means.append(sum(values) / len(values) if values else math.nan)
         places = range(1, len(layers) + 1)
-        axis.plot(places, means, color=COLOURS[1], lw=1.2, zorder=3, label="mean of the heads")
+        axis.plot(places, means, color=MEAN, lw=1.2, zorder=3, label="mean of the heads")
         if key != "kl":
             even = [layer["heads"][f"uniform_{key}"] if layer["heads"] else math.nan for layer in layers]
             axis.plot(places, even, color="0.45", lw=1, ls=":", zorder=1, label="evenly spread")
-        axis.set(title=analysis["label"], xlabel="layer", ylim=(0, None))
+        axis.set(title=analysis["label"], xlabel="layer")
         _layers(axis, [layer["name"] for layer in layers])
         axis.grid(axis="y", color="0.9", lw=0.6, zorder=0)
+    if key == "kl":
+        axes[0].set_ylim(bottom=0)  # after all panels, which share it
     for axis in axes[::COLUMNS]:
         axis.set_ylabel(title)
     axes[0].legend(frameon=False, fontsize=7)

@@ -90,8 +90,8 @@ def analyse(
     Returns:
         ``layers``: for each block its name, ``stride`` (pixels), ``width``, ``grid``, ``heads`` (None without
         attention: lists ``distance`` in pixels, ``entropy`` and ``kl``, a number a head, and ``uniform_distance`` and
-        ``uniform_entropy``, those of evenly spread attention), ``variance``, ``within``, ``effective_rank``, ``high_frequency_share``,
-        ``relative_log_amplitude`` (see :mod:`downstream.analysis.features`).
+        ``uniform_entropy``, those of evenly spread attention), ``variance``, ``within``, ``effective_rank``,
+        ``high_frequency_share``, ``relative_log_amplitude`` (see :mod:`downstream.analysis.features`).
         ``cka``: (layers × layers) lists; NaN is None. ``pictures``, ``note`` ("" or what does not apply), ``summary``
         (see :func:`summary`).
 

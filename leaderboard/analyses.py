@@ -69,10 +69,10 @@ def read_analysis(path: Path) -> Analysis:
         summary = {
             str(name): None if value is None else _finite(name, value) for name, value in found["summary"].items()
         }
-        text = [found[key] for key in ("label", "suite", "objective", "weights")]
-        if not all(isinstance(value, str) for value in text):
+        text = {key: found[key] for key in ("label", "suite", "objective", "weights")}
+        if not all(isinstance(value, str) for value in text.values()):
             raise ValueError("label, suite, objective and weights must be text")
-        return Analysis(path, *text, str(found["settings"]["name"]), summary)
+        return Analysis(path=path, **text, conventions=str(found["settings"]["name"]), summary=summary)
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

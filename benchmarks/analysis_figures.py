@@ -88,7 +88,7 @@ def _panels(count: int, width: float, height: float, **more: Any) -> tuple[Figur
 
 def _layers(axis: Any, names: Sequence[str], which: str = "x") -> None:
     """Ticks at every layer, named where there is room."""
-    step = math.ceil(len(names) / 12)
+    step = math.ceil(len(names) / 8)
     places = list(range(1, len(names) + 1))[::step]
     getattr(axis, f"set_{which}ticks")(places, [names[i - 1] for i in places])
 

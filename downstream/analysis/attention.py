@@ -118,7 +118,10 @@ def head_sums(log_attention: Tensor, layout: Layout, convention: Convention) -> 
 
 
 def uniform_distance(layout: Layout) -> float:
-    """The averaged attention distance of attention spread evenly over the patches of a window, in pixels."""
+    """The averaged attention distance of attention spread evenly over the patches of a window, in pixels.
+
+    The mask of a shifted window is not counted: its attention cannot spread so far.
+    """
     return _over_queries(layout, lambda distances: distances.mean(1))
 
 

@@ -137,6 +137,18 @@ def read_picture(path: Path):
         raise DataError(f"{path} cannot be read as a picture ({error}); replace it") from error
 
 
+def central_square(picture, size: int):
+    """(H, W, 3) uint8 -> its central square as (size, size, 3), shrunk by area average or enlarged by cubics."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = picture[top : top + side, left : left + side]
+    method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    return square if side == size else cv2.resize(square, (size, size), interpolation=method)
+
+
 def load_pictures(suite: Suite, root: Path, progress: Progress) -> Pictures:
     """The pre-training pictures at the suite's size, the classes being the folder names in order.
 
@@ -145,7 +157,6 @@ def load_pictures(suite: Suite, root: Path, progress: Progress) -> Pictures:
     Raises:
         DataError: the folder is missing or empty, or a picture is damaged.
     """
-    import cv2
     import numpy as np
     import torch
 
@@ -165,13 +176,7 @@ def load_pictures(suite: Suite, root: Path, progress: Progress) -> Pictures:
     size = suite.input_size
     images = np.empty((len(files), size, size, 3), dtype=np.uint8)
     for i, (path, _) in enumerate(files):
-        picture = read_picture(path)
-        height, width = picture.shape[:2]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = picture[top : top + side, left : left + side]
-        method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-        images[i] = square if side == size else cv2.resize(square, (size, size), interpolation=method)
+        images[i] = central_square(read_picture(path), size)
         if (i + 1) % 500 == 0 or i + 1 == len(files):
             progress("pictures", i + 1, len(files))
     return Pictures(

@@ -12,12 +12,14 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from leaderboard.page import page
 from leaderboard.records import read_records
 from leaderboard.render import render
 from leaderboard.table import Table, build
+from objectives.recipe import recipes
 
 ROOT = Path(__file__).parent.parent
 PARTS = {"board": "embedded", "mini": "mini"}  # name of the part -> suite
@@ -32,7 +34,8 @@ def collect(runs: Path) -> None:
     """Copy records, logs and descriptions of backbones from ``runs``."""
     for suite in PARTS.values():
         for path in sorted((runs / suite).rglob("*")):
-            if path.name in KEPT:
+            scored = any(path.parent.parent.glob("*/result.json"))  # a backbone that no task has scored proves nothing
+            if path.name in KEPT and scored:
                 target = RECORDS / path.relative_to(runs)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
@@ -58,11 +61,21 @@ def html() -> str:
     return page([made for suite in PARTS.values() if (made := built(suite)) is not None])
 
 
+def objectives() -> str:
+    """The registered objectives as markdown."""
+    rows = ["| objective | paper | in one line |", "|---|---|---|"]
+    for name, recipe in sorted(recipes().items()):
+        paper = f"[{recipe.paper}](https://arxiv.org/abs/{recipe.paper})" if recipe.paper != "-" else "baseline"
+        rows.append(f"| [`{name}`](objectives/zoo/{name}.py) | {paper} | {recipe.summary} |")
+    return "\n".join(rows)
+
+
 def written(text: str) -> str:
     """README with every part made anew."""
-    for name, suite in PARTS.items():
+    made_by = {**{name: partial(table, suite) for name, suite in PARTS.items()}, "objectives": objectives}
+    for name, make in made_by.items():
         pattern = re.compile(rf"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        made = table(suite)
+        made = make()
         text = pattern.sub(lambda found, made=made: found[1] + (made + "\n" if made else "") + found[2], text)
     return text
 

@@ -7,6 +7,7 @@ in, on the CPU, so that a seed means the same corruption on every device.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ class Seen(NamedTuple):
     local: Tensor | None = None
 
 
-class Corruption:
+class Corruption(ABC):
     """Base class.
 
     Attributes:
@@ -47,11 +48,9 @@ class Corruption:
     def __init__(self, geometry: Geometry) -> None:
         self.geometry, self.view = geometry, geometry.input_size
 
-    def __call__(
-        self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None
-    ) -> Seen:  # pragma: no cover - interface
+    @abstractmethod
+    def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
         """Normalised views (B, 3, V, V); ``attention`` (B, L) at least 0, for attentive corruptions."""
-        raise NotImplementedError
 
 
 @CORRUPTIONS.register_module()

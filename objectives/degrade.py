@@ -7,6 +7,7 @@ Constants: ``sunsmarterjie/beyond_masking``, commit 1943773 (facts only; where i
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,11 +44,9 @@ class Degradation(Corruption):
         if isinstance(self.masking, Degradation) or getattr(self.masking, "attentive", False):
             raise ObjectiveError("objective.corruption.mask: RandomMask or BlockMask")
 
-    def degrade(
-        self, images: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:  # pragma: no cover - interface
+    @abstractmethod
+    def degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Views (B, 3, V, V) -> what the student sees (B, 3, S, S), and the offset of :class:`Seen`."""
-        raise NotImplementedError
 
     def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
         degraded, offset = self.degrade(images, generator)

@@ -142,7 +142,7 @@ def _from_timm(name: str, weights: str | None) -> tuple[nn.Module, tuple[float, 
             f"teacher timm:{name} has no weights here ({reason[:160]}); give objective.teacher.weights=FILE"
         ) from error
     if weights is not None:
-        _strict(network, _read_weights(Path(weights)), weights)
+        load_strictly(network, read_weights(Path(weights)), weights)
     config = network.pretrained_cfg
     return network, tuple(config["mean"]), tuple(config["std"])
 
@@ -151,11 +151,11 @@ def _from_folder(folder: Path) -> nn.Module:
     about = json.loads((folder / "backbone.json").read_text())
     kwargs = dict(about["kwargs"])
     network = timm.create_model(about["model"], pretrained=False, **kwargs)
-    _strict(network, load_file(folder / "backbone.safetensors"), str(folder))
+    load_strictly(network, load_file(folder / "backbone.safetensors"), str(folder))
     return network
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ObjectiveError(f"objective.teacher.weights: no file {path}")
     try:
@@ -168,7 +168,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return state.get("model", state.get("state_dict", state))
 
 
-def _strict(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:
+def load_strictly(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:
     """Load every weight or raise, naming the keys; a classifier that the network lacks is left out."""
     state = {k: v for k, v in state.items() if not k.startswith(("head.", "fc.", "classifier."))}
     wanted = network.state_dict()

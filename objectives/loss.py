@@ -6,6 +6,8 @@ at a token is the mean over its channels.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,15 +19,19 @@ from objectives.registry import LOSSES, Geometry
 _REGIONS = ("masked", "all")
 
 
-class _TokenLoss:
+class _Regional:
+    """A loss of tokens that looks at a region of them."""
+
     def __init__(self, region: str = "masked", geometry: Geometry | None = None) -> None:
         if region not in _REGIONS:
             raise ObjectiveError(f"objective.loss.region: {region!r} is not one of {', '.join(_REGIONS)}")
         self.region = region
 
+
+class _TokenLoss(_Regional, ABC):
+    @abstractmethod
     def per_token(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(B, L, C) twice -> (B, L)."""
-        raise NotImplementedError
 
     def __call__(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         if not target.is_floating_point():
@@ -146,7 +152,7 @@ class TokenCrossEntropy:
 
 
 @LOSSES.register_module()
-class ZoomedIn(_TokenLoss):
+class ZoomedIn(_Regional):
     """Beyond Masking's loss of a picture whose surroundings must be guessed too.
 
     The prediction stands for the whole view: brought to its size by area averaging, its middle is compared with the
@@ -179,7 +185,7 @@ class ZoomedIn(_TokenLoss):
 
 
 @LOSSES.register_module()
-class ZoomedOut(_TokenLoss):
+class ZoomedOut(_Regional):
     """Squared difference after prediction and target, which stand for the view, are pasted as the student saw it."""
 
     takes_offset = True

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from objectives.frozen import FrozenNetwork, _read_weights, _strict
+from objectives.frozen import FrozenNetwork, load_strictly, read_weights
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 from objectives.student import sincos_positions
@@ -42,7 +43,7 @@ def _fixed_noise() -> Iterator[None]:
         yield
 
 
-class Tokenizer(Teacher):
+class Tokenizer(Teacher, ABC):
     """Base class. Subclasses build their network in ``_build`` and give ``logits``, ``step_loss``, ``reconstruction``.
 
     Args:
@@ -76,8 +77,9 @@ class Tokenizer(Teacher):
             self._build()
         self.requires_grad_(False)
 
+    @abstractmethod
     def _build(self) -> None:
-        raise NotImplementedError
+        """Make the network, from the global generator."""
 
     @property
     def name(self) -> str:
@@ -89,17 +91,17 @@ class Tokenizer(Teacher):
         return {"type": type(self).__name__, "version": VERSION, "codes": self.codes, "steps": self.steps,
                 "lr": self.lr, "batch": BATCH, "input_size": self.geometry.input_size, "stride": self.geometry.stride}
 
+    @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
         """Normalised views (B, 3, S, S) -> how well each code fits each token (B, L, codes)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step_loss(self, images: Tensor, step: int, generator: torch.Generator) -> Tensor:
         """The training loss (scalar) of a batch of views at step ``step``, counted from 0."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reconstruction(self, images: Tensor) -> Tensor:
         """How far the decoded ids are from what the tokenizer should keep of the views: a scalar, 0 is perfect."""
-        raise NotImplementedError
 
     def tokenize(self, images: Tensor) -> Tensor:
         """Normalised views (B, 3, S, S) -> ids (B, L), int64; prepared or not."""
@@ -142,7 +144,7 @@ class Tokenizer(Teacher):
     def prepare(self, views: Views, device: str, cache: Path | None, progress: Progress) -> None:
         path = None
         if self.weights is not None:
-            _strict(self, _read_weights(Path(self.weights)), self.weights)
+            load_strictly(self, read_weights(Path(self.weights)), self.weights)
             self.to(device)
             self._count(views, device)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def make_video(name: str, folder: Path, frames: list[str], boxes: np.ndarray, vi
     return video
 
 
-class VideoSet:
+class VideoSet(ABC):
     """A part (train or test) of a data set; a subclass per layout knows its names and files.
 
     Args:
@@ -81,13 +82,13 @@ class VideoSet:
         if not self.root.is_dir():
             raise MissingData(f"{self.root}: folder not found; put the data set there or correct root in the suite")
 
+    @abstractmethod
     def names(self) -> list[str]:
         """Names of the part's videos, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def video(self, name: str) -> Video:
         """Reads one video's annotation and lists its frames."""
-        raise NotImplementedError
 
     def videos(self, limit: int | None = None) -> list[Video]:
         """The first ``limit`` videos (all when none is given)."""

@@ -7,7 +7,7 @@ import json
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import data as data_module
 from benchmarks.data import DataError
-from benchmarks.environment import environment
+from benchmarks.environment import cores, environment
 from benchmarks.errors import RequestError
 from benchmarks.plan import Cell, Pretraining
 from benchmarks.progress import Reporter
@@ -24,6 +24,25 @@ from leaderboard.records import InvalidRecord, Record, RecordError, checked, rea
 if TYPE_CHECKING:
     from downstream.task import Outcome
     from objectives.pretrain import Pictures, PretrainJob
+
+
+class PretrainingFailed(RuntimeError):
+    """A backbone could not be trained; the message is the reason that its cells get."""
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Cores that a pre-training and a cell may use; part of the record: sums in another order are other bits."""
+
+    pretraining: int
+    task: int
+
+    @classmethod
+    def of(cls, record: Record) -> Threads:
+        """What a record was computed with, as far as this machine has as many cores."""
+        alike = record.environment["hardware"].get("cores")
+        then = record.environment.get("threads") or {"pretraining": alike, "task": alike}
+        return cls(**{name: min(cores(), int(then.get(name) or cores())) for name in ("pretraining", "task")})
 
 
 @dataclass
@@ -35,6 +54,7 @@ class Execution:
     device: str = "auto"
     overwrite: str = "only-missing"
     reporter: Reporter = field(default_factory=Reporter)
+    threads: Threads = field(default_factory=lambda: Threads(cores(), cores()))
     _pictures: dict[str, Pictures] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
@@ -118,23 +138,34 @@ class Execution:
 
     def run(self, cells: Sequence[Cell]) -> list[Record]:
         """Run the cells, a backbone at a time, and return their records (failed and skipped ones too)."""
-        device = resolve_device(self.device)
-        set_threads()
         records = []
         for pretraining, group in groupby(cells, key=lambda cell: cell.pretraining):
             own = list(group)
             try:
-                folder = self._pretrain(pretraining, device)
-            except KeyboardInterrupt:
-                raise
-            except Exception as error:
-                reason = f"pre-training failed: {self._reason(error, self.runs / pretraining.folder / 'pretrain')}"
-                records += [self._record(cell, "failed", reason, None, device, time.time()) for cell in own]
+                folder = self.work("pretrain", (pretraining,), self.threads.pretraining)
+            except PretrainingFailed as error:
+                records += self.failed(own, str(error))
                 continue
-            records += [self._score(cell, folder, device) for cell in own]
+            records += [self.work("score", (cell, folder), self.threads.task) for cell in own]
         return records
 
-    def _pretrain(self, pretraining: Pretraining, device: str) -> Path:
+    def work(self, method: str, arguments: tuple[Any, ...], threads: int) -> Any:
+        """One piece of work with so many threads: ``check``, ``pretrain`` or ``score``."""
+        import torch
+
+        torch.set_num_threads(threads)
+        return {"check": self.check, "pretrain": self.pretrain, "score": self.score}[method](*arguments)
+
+    def failed(self, cells: Sequence[Cell], reason: str) -> list[Record]:
+        """Records of cells that could not be tried."""
+        return [self._record(cell, "failed", reason, None, resolve_device(self.device), time.time()) for cell in cells]
+
+    def pretrain(self, pretraining: Pretraining) -> Path:
+        """The folder of a backbone, trained where it is not there yet.
+
+        Raises:
+            PretrainingFailed: with the reason in one line.
+        """
         folder = self.backbone(pretraining)
         if folder is not None and self.overwrite != "always":
             return folder
@@ -144,9 +175,12 @@ class Execution:
         name = f"{pretraining.label} seed {pretraining.seed}"
         self.reporter.begin(name)
         folder = self.runs / pretraining.folder / "pretrain"
-        pictures = self.pictures(pretraining)
-        self._clear_stale(folder, pretraining)
-        pretrain(self.pretrain_job(pretraining, folder, device), pictures)
+        try:
+            pictures = self.pictures(pretraining)
+            self._clear_stale(folder, pretraining)
+            pretrain(self.pretrain_job(pretraining, folder, resolve_device(self.device)), pictures)
+        except Exception as error:
+            raise PretrainingFailed(f"pre-training failed: {self._reason(error, folder)}") from error
         self.reporter.say(f"trained {name} in {time.time() - started:.0f} s")
         return folder
 
@@ -182,9 +216,11 @@ class Execution:
             progress=self.reporter.report,
         )
 
-    def _score(self, cell: Cell, backbone: Path, device: str) -> Record:
+    def score(self, cell: Cell, backbone: Path) -> Record:
+        """The cell's number, kept as its record; a failure is a record, too."""
         from downstream.task import Job, MissingData, evaluate
 
+        device = resolve_device(self.device)
         self.reporter.begin(cell.name)
         folder = self.runs / cell.folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,8 +232,6 @@ class Execution:
         )
         try:
             outcome = evaluate(job)
-        except KeyboardInterrupt:
-            raise
         except MissingData as error:
             return self._record(cell, "skipped", str(error), None, device, started)
         except Exception as error:
@@ -246,7 +280,7 @@ class Execution:
                 "seconds": round(seconds, 2), "device": device_name(device), "flops": None,
                 "peak_memory_bytes": peak_memory(),
             },
-            environment=environment(device),
+            environment={**environment(device), "threads": asdict(self.threads)},
             fingerprints={
                 "cell": cell.fingerprint(weights or "none", data),
                 "config": pretraining.fingerprint(self.pictures_fingerprint(pretraining)), "data": data,
@@ -298,8 +332,6 @@ def resolve_device(device: str) -> str:
 def set_threads() -> None:
     """As many threads as cores this process may use; more spin against each other."""
     import torch
-
-    from benchmarks.environment import cores
 
     torch.set_num_threads(cores())
 

@@ -226,13 +226,13 @@ def _again(
     record: Record, cell: Cell, output: Path, runs: Path, data_root: Path | None, device: str, overwrite: str, say: Say
 ) -> str:
     from benchmarks.data import data_root as find_data
-    from benchmarks.execute import Execution
+    from benchmarks.execute import Execution, Threads
     from benchmarks.progress import Reporter
 
     with Reporter() as reporter:
         reporter.begin("data")
         root = find_data(cell.pretraining.suite, data_root, runs, reporter.report)
-        execution = Execution(output, root, device, overwrite, reporter)
+        execution = Execution(output, root, device, overwrite, reporter, Threads.of(record))
         now, then = execution.task_fingerprint(cell), record.fingerprints["data"]
         if now != then:
             say(f"  data: fingerprint {_short(then)[:12]} then, {now[:12]} now; the test data are not the same")

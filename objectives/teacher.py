@@ -49,11 +49,13 @@ class Teacher(nn.Module):
         cacheable: the target depends on the picture alone, so a fixed crop needs it only once.
         discrete: the target is an id per token, int64 (B, L).
         sees: "clean", the view before the corruption; or "seen", the crops that the student gets (:meth:`of_views`).
+        unit: pixels of the target lie in [0, 1], not ImageNet-normalised.
     """
 
     cacheable = False
     discrete = False
     sees = "clean"
+    unit = False
     width: int
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:  # pragma: no cover - interface
@@ -100,16 +102,15 @@ class NoTeacher(Teacher):
 
 
 class _Unit(nn.Module):
-    """ImageNet-normalised pictures -> pixels in [0, 1], where ``unit``."""
+    """ImageNet-normalised pictures -> pixels in [0, 1]."""
 
-    def __init__(self, unit: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.unit = unit
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return images * self.std + self.mean if self.unit else images
+        return images * self.std + self.mean
 
 
 @TEACHERS.register_module()
@@ -120,10 +121,11 @@ class Pixels(Teacher):
         super().__init__()
         self.patch = geometry.stride
         self.width = self.patch**2 * 3
-        self.scale = _Unit(unit)
+        self.unit = unit
+        self.to_unit = _Unit()
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return patchify(self.scale(images), self.patch)
+        return patchify(self.to_unit(images) if self.unit else images, self.patch)
 
 
 @TEACHERS.register_module()
@@ -134,14 +136,16 @@ class ViewPixels(Teacher):
     which the student sees, comes before it: (B, 2 L, C).
     """
 
+    unit = True
+
     def __init__(self, geometry: Geometry, centre: bool = False) -> None:
         super().__init__()
         self.geometry, self.centre, self.width = geometry, centre, geometry.stride**2 * 3
-        self.scale = _Unit(True)
+        self.to_unit = _Unit()
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         size, patch = self.geometry.input_size, self.geometry.stride
-        images = self.scale(images)
+        images = self.to_unit(images)
         tokens = patchify(area_resize(images, size), patch)
         if self.centre:
             m = margin_of(self.geometry)

@@ -336,4 +336,4 @@ def test_sheets_show_the_views(name, columns, make_job, pictures):
     shown = _columns(part, parts)
     assert list(shown) == columns
     assert {tuple(c.shape) for c in shown.values()} == {(3, 3, 32, 32)}
-    assert _grid(shown, name).width > 0
+    assert _grid(shown, name, 32).size == (len(columns) * 68 + 4, 3 * 68 + 20)

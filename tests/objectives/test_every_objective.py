@@ -13,20 +13,26 @@ from objectives.pretrain import _Steps, build, prepare, pretrain
 TRAINED = sorted(name for name, recipe in recipes.recipes().items() if recipe.trains)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Tokenizers and teacher targets are made once here and then read; test_tokenizers makes each anew."""
+    return tmp_path_factory.mktemp("cache")
+
+
 def batch(pictures, count=16):
     index = torch.arange(count)
     return {"images": pictures.images[:count], "labels": pictures.labels[:count], "index": index}
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_steps_lower_the_loss_and_reach_the_student_only(name, make_job, pictures):
-    job = make_job(name)
+def test_steps_lower_the_loss_and_reach_the_student_only(name, make_job, pictures, cache):
+    job = make_job(name, cache=cache)
     objective = build(job, pictures)
     prepare(objective, job, pictures)
     optimiser = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=2e-3)
     teacher = {k: v.clone() for k, v in objective.teacher.state_dict().items()}
     losses = []
-    for _ in range(12):
+    for _ in range(8):
         objective.begin_step(0, 0)  # the same draws each time: the loss must fall
         loss = objective(**batch(pictures), mode="loss")["loss"]
         optimiser.zero_grad()
@@ -45,8 +51,8 @@ def test_steps_lower_the_loss_and_reach_the_student_only(name, make_job, picture
 
 
 @pytest.mark.parametrize("name", sorted(recipes.recipes()))
-def test_backbone_folder_is_exactly_timms(name, make_job, pictures):
-    folder = pretrain(make_job(name), pictures)
+def test_backbone_folder_is_exactly_timms(name, make_job, pictures, cache):
+    folder = pretrain(make_job(name, cache=cache), pictures)
     about = json.loads((folder / "backbone.json").read_text())
     backbone = timm.create_model(about["model"], **about["kwargs"])
     backbone.load_state_dict(load_file(folder / "backbone.safetensors"), strict=True)
@@ -56,9 +62,13 @@ def test_backbone_folder_is_exactly_timms(name, make_job, pictures):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_resumes_bit_equal(name, make_job, pictures, monkeypatch):
+def test_resumes_bit_equal(name, make_job, pictures, cache, monkeypatch):
     monkeypatch.setattr("objectives.pretrain.CHECKPOINT_EVERY", 2)
-    whole = pretrain(make_job(name, folder="whole", images_seen=96), pictures)
+
+    def job(folder):
+        return make_job(name, folder=folder, images_seen=96, cache=cache)
+
+    whole = pretrain(job("whole"), pictures)
 
     class Stop(Exception):
         pass
@@ -72,9 +82,9 @@ def test_resumes_bit_equal(name, make_job, pictures, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("objectives.pretrain._Steps._save", interrupt)
         with pytest.raises(Stop):
-            pretrain(make_job(name, folder="halves", images_seen=96), pictures)
-    assert (make_job(name, folder="halves").folder / "checkpoint.pt").is_file()
-    halves = pretrain(make_job(name, folder="halves", images_seen=96), pictures)
+            pretrain(job("halves"), pictures)
+    assert (job("halves").folder / "checkpoint.pt").is_file()
+    halves = pretrain(job("halves"), pictures)
     a, b = (load_file(folder / "backbone.safetensors") for folder in (whole, halves))
     assert all(torch.equal(a[key], b[key]) for key in a)
 

@@ -1,0 +1,108 @@
+"""``bench leaderboard``: the table of a suite from records."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmarks.errors import RequestError, unknown
+from benchmarks.options import TableFormat
+
+if TYPE_CHECKING:
+    from leaderboard.records import InvalidRecord, Record
+    from leaderboard.table import Table
+
+
+def leaderboard(
+    runs: Annotated[list[Path] | None, typer.Option(help="Folders of records; may be repeated.")] = None,
+    suite: Annotated[str, typer.Option(help="Suite to show; with --format html also `all`.")] = "embedded",
+    output_format: TableFormat = "terminal",
+    output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Add published numbers on the same data.")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Print the tested pairs of rows instead (markdown).")] = False,
+) -> None:
+    """Print the table of a suite from records."""
+    from leaderboard.records import read_records
+    from leaderboard.render import comparisons
+    from leaderboard.table import build
+
+    folders = runs or [Path("runs")]
+    for folder in folders:
+        if not folder.is_dir():
+            raise RequestError(f"--runs {folder}: no such folder")
+    records, invalid = read_records(folders)
+    if suite == "all":
+        if output_format != "html":
+            raise RequestError("--suite all makes one page of all suites: add --format html, or name one suite")
+        _deliver(_page_of_suites(records, invalid), output)
+        return
+    mine = [record for record in records if record.suite == suite]
+    if not mine and records:
+        raise unknown("records of suite", suite, {record.suite for record in records})
+    table = build(mine, invalid, suite=suite)
+    if pairs:
+        _deliver(comparisons(table), output)
+    elif published:
+        _show_published(table, output_format, output)
+    else:
+        show(table, output_format, output)
+
+
+def show(table: Table, output_format: str, output: Path | None = None) -> None:
+    """Print the table in one of ``options.TABLE_FORMATS``, or write it to a file; there, ``terminal`` is markdown."""
+    from leaderboard.render import print_terminal, render
+
+    if output_format == "terminal" and output is None:
+        from rich.console import Console
+
+        print_terminal(table, Console(highlight=False, width=None if sys.stdout.isatty() else 200))
+    else:
+        _deliver(render(table, _style(output_format)), output)
+
+
+def _show_published(table: Table, output_format: str, output: Path | None) -> None:
+    """The table with published numbers beside it."""
+    from leaderboard import published
+    from leaderboard.page import page
+    from leaderboard.render import render
+
+    found = published.beside(table)
+    if output_format == "html":
+        _deliver(page(table, found), output)
+    elif output_format == "json":
+        merged = {**json.loads(render(table, "json")), "published": published.as_json(found)}
+        _deliver(json.dumps(merged, indent=1) + "\n", output)
+    elif output_format == "csv":
+        _deliver(published.text(table, found, "csv"), output)
+    elif output_format == "terminal" and output is None:
+        show(table, output_format)
+        sys.stdout.write("\n" + published.text(table, found, "terminal"))
+    else:
+        style = _style(output_format)
+        _deliver(render(table, style) + "\n" + published.text(table, found, style), output)
+
+
+def _page_of_suites(records: Sequence[Record], invalid: Sequence[InvalidRecord]) -> str:
+    from leaderboard.page import page
+    from leaderboard.table import build
+
+    suites = sorted({r.suite for r in records} | {e.cell.suite for e in invalid if e.cell is not None})
+    return page([build(records, invalid, suite=name) for name in suites] or build([], invalid))
+
+
+def _style(output_format: str) -> str:
+    return "md" if output_format == "terminal" else output_format
+
+
+def _deliver(text: str, output: Path | None) -> None:
+    if output is None:
+        sys.stdout.write(text)
+        return
+    from leaderboard.render import write_text
+
+    write_text(output, text)

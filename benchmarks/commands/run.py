@@ -1,0 +1,139 @@
+"""``bench run`` and ``bench sweep``: plan, train what is missing, score it, print the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmarks.errors import EXIT_FAILED
+from benchmarks.options import (
+    Budget,
+    CfgOptions,
+    DataRoot,
+    Device,
+    DryRun,
+    Objectives,
+    Overwrite,
+    Protocol,
+    Runs,
+    Seed,
+    Seeds,
+    Suite,
+    TableFormat,
+    Tasks,
+    check_writable,
+    chosen_seeds,
+    names,
+)
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Cell
+    from benchmarks.progress import Reporter
+
+
+def run(
+    objective: Objectives,
+    tasks: Tasks = "all",
+    suite: Suite = "embedded",
+    protocol: Protocol = "",
+    budget: Budget = "default",
+    seeds: Seeds = None,
+    seed: Seed = None,
+    runs: Runs = Path("runs"),
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    cfg_options: CfgOptions = None,
+    overwrite: Overwrite = "only-missing",
+    dry_run: DryRun = False,
+    output_format: TableFormat = "terminal",
+) -> None:
+    """Train the objectives' backbones, score them on the tasks, print the table."""
+    from benchmarks.plan import Request, plan
+
+    wanted = chosen_seeds(seeds, seed)
+    request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
+    _run(plan(request), runs, data_root, device, overwrite, dry_run, output_format)
+
+
+def sweep(
+    objective: Objectives,
+    vary: Annotated[
+        list[str],
+        typer.Option(help="key=value,value,…; may be repeated: objective.loss.type=smooth_l1,l1,mse,cosine."),
+    ],
+    tasks: Tasks = "classification",
+    suite: Suite = "embedded",
+    protocol: Protocol = "",
+    budget: Budget = "default",
+    seeds: Seeds = None,
+    seed: Seed = None,
+    runs: Runs = Path("runs"),
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    cfg_options: CfgOptions = None,
+    overwrite: Overwrite = "only-missing",
+    dry_run: DryRun = False,
+    output_format: TableFormat = "terminal",
+) -> None:
+    """Run every combination of varied options and print the ablation table."""
+    from benchmarks import plan as planning
+
+    wanted = chosen_seeds(seeds, seed)
+    request = planning.Request(
+        names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
+    )
+    _run(planning.sweep(request, vary), runs, data_root, device, overwrite, dry_run, output_format)
+
+
+def _run(
+    cells: Sequence[Cell], runs: Path, data_root: Path | None, device: str, overwrite: str, dry_run: bool,
+    output_format: str,
+) -> None:
+    """Run what is missing of the cells and print their table; exit 1 where a cell has no number."""
+    from benchmarks.data import data_root as find_data
+    from benchmarks.execute import Execution
+    from benchmarks.progress import Reporter
+
+    suite = cells[0].pretraining.suite
+    reporter = Reporter()
+    if dry_run and suite.rendered:  # its pictures may not be drawn yet: what is finished cannot be told
+        _show_plan(reporter, cells, f"{len(cells)} cells")
+        return
+    check_writable(runs)
+    with reporter:
+        reporter.begin("data")
+        root = find_data(suite, data_root, runs, reporter.report)
+        execution = Execution(runs, root, device, overwrite, reporter)
+        todo, done = execution.split(cells)
+        _show_plan(reporter, todo, f"{len(todo)} cells to run, {len(done)} finished already")
+        if dry_run:
+            return
+        if todo:
+            execution.check(todo)
+            execution.run(todo)
+    if not _print_table(cells, runs, output_format):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _show_plan(reporter: Reporter, todo: Sequence[Cell], total: str) -> None:
+    backbones = {cell.pretraining.folder: cell.pretraining for cell in todo}
+    for pretraining in backbones.values():
+        mine = [cell for cell in todo if cell.pretraining.folder == pretraining.folder]
+        images = f"{pretraining.images_seen:,} pictures" if pretraining.recipe.trains else "no pre-training"
+        scored = ", ".join(f"{cell.task.name}.{cell.protocol}" for cell in mine)
+        reporter.say(f"plan: {pretraining.label} seed {pretraining.seed} ({images}) -> {scored}")
+    reporter.say(f"plan: {len(backbones)} backbones, {total}")
+
+
+def _print_table(cells: Sequence[Cell], runs: Path, output_format: str) -> bool:
+    """Print the table of the request's cells; False where one of them has no number."""
+    from benchmarks.commands.leaderboard import show
+    from leaderboard.records import read_records
+    from leaderboard.table import build
+
+    records, invalid = read_records([runs / cell.folder for cell in cells])
+    show(build(records, invalid, suite=cells[0].pretraining.suite.name), output_format)
+    return not invalid and len(records) == len(cells) and all(record.status == "ok" for record in records)

@@ -1,0 +1,100 @@
+"""Options that several commands share, each written once, and checks of what the user typed. Light (no torch).
+
+A command takes them by their names here: ``suite: Suite = "embedded"``. Values of a fixed set are checked before the
+command begins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.errors import RequestError, unknown
+
+OVERWRITE = ("only-missing", "always", "never")
+TABLE_FORMATS = ("terminal", "md", "csv", "json", "html", "tex")
+TEXT_FORMATS = ("text", "json")
+
+COMMITTED = Path(__file__).parent.parent / "leaderboard" / "records"  # the records behind the published table
+
+
+def choice(option: str, known: Sequence[str]) -> Callable[[str], str]:
+    """A check for typer's ``callback``: the value as it is, or a RequestError with the nearest known one.
+
+    Args:
+        known: what the option takes; with "" it may be left out.
+    """
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise unknown(f"value of {option}", value, filter(None, known))
+        return value
+
+    return check
+
+
+Objectives = Annotated[str, typer.Option("--objective", help="Objectives, separated by commas, or `all`.")]
+Tasks = Annotated[str, typer.Option(help="Tasks, separated by commas, or `all`.")]
+Suite = Annotated[str, typer.Option(help="Suite; see `bench list suites`.")]
+Protocol = Annotated[str, typer.Option(help="frozen, finetune, or both; default: the suite's.")]
+Budget = Annotated[str, typer.Option(help="Pre-training budget of the suite: default, long, …")]
+Seeds = Annotated[int | None, typer.Option(help="Run seeds 0 … N-1.")]
+Seed = Annotated[int | None, typer.Option(help="Run just this seed.")]
+Runs = Annotated[Path, typer.Option(help="Folder of backbones and records.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the suite's data (embedded: rendered there).")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")]
+CfgOptions = Annotated[
+    list[str] | None,
+    typer.Option(help="key=value, may be repeated: objective.loss.type=L1, optimiser.lr=1e-3, suite.kwargs.depth=4, "
+                 "task.pose.epochs=5."),
+]
+Overwrite = Annotated[
+    str, typer.Option(help="only-missing, always or never.", callback=choice("--overwrite", OVERWRITE))
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and stop.")]
+TableFormat = Annotated[
+    str,
+    typer.Option("--format", help="terminal, md, csv, json, html or tex.", callback=choice("--format", TABLE_FORMATS)),
+]
+TextFormat = Annotated[
+    str, typer.Option("--format", help="text or json.", callback=choice("--format", TEXT_FORMATS))
+]
+
+
+def names(text: str) -> list[str]:
+    """``"a, b"`` -> ``["a", "b"]``."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def chosen_seeds(seeds: int | None, seed: int | None) -> tuple[int, ...]:
+    """The seeds that ``--seeds N`` or ``--seed K`` asks for; seed 0 where neither is given.
+
+    Raises:
+        RequestError: both are given, or one is out of range.
+    """
+    if seeds is not None and seed is not None:
+        raise RequestError("--seeds N means seeds 0 to N-1, --seed K just that one: give one of them")
+    if seeds is not None and seeds < 1:
+        raise RequestError(f"--seeds {seeds}: at least 1")
+    if seed is not None and seed < 0:
+        raise RequestError(f"--seed {seed}: a whole number from 0 on")
+    return tuple(range(seeds)) if seeds is not None else (seed or 0,)
+
+
+def check_writable(runs: Path) -> None:
+    """Fail before any work where the runs folder cannot be written.
+
+    Raises:
+        RequestError: it cannot.
+    """
+    probe = runs / f".write-test.{os.getpid()}"
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise RequestError(f"--runs {runs}: cannot write there ({error.strerror}); name another folder") from error

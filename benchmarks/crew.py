@@ -41,8 +41,11 @@ def resolve_jobs(jobs: int | None, device: str) -> int:
 def divide(cells: Sequence[Cell], jobs: int) -> Threads:
     """Threads of a pre-training and of a cell: all cores for the only backbone of a request, else a share."""
     trained = {cell.pretraining.folder for cell in cells if cell.pretraining.recipe.trains}
-    at_once = max(1, min(jobs, len(trained)))
-    return Threads(pretraining=max(1, cores() // at_once), task=max(1, cores() // jobs))
+
+    def share(pieces: int) -> int:
+        return max(1, cores() // max(1, min(jobs, pieces)))
+
+    return Threads(pretraining=share(len(trained)), task=share(len(cells)))
 
 
 class Relay:
@@ -109,11 +112,18 @@ class _Worker:
 
 @dataclass
 class Crew:
-    """Runs a request's cells in ``jobs`` processes; with one job in this process. A context manager."""
+    """Runs cells in ``jobs`` processes; with one job, or one cell, in this process. A context manager.
+
+    ``requested`` are all cells of the request, finished ones too: they decide the threads.
+    """
 
     execution: Execution
     jobs: int
+    requested: Sequence[Cell]
     _workers: list[_Worker] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.execution.threads = divide(self.requested, self.jobs)
 
     def __enter__(self) -> Crew:
         return self
@@ -133,7 +143,7 @@ class Crew:
 
     def check(self, cells: Sequence[Cell]) -> None:
         """See :meth:`Execution.check`; in a worker, so that this process stays small."""
-        if self.jobs == 1:
+        if self._alone(cells):
             self.execution.check(cells)
             return
         worker = self._start()
@@ -146,12 +156,12 @@ class Crew:
                 raise content[0]
             self._show(kind, content)
 
-    def run(self, cells: Sequence[Cell], requested: Sequence[Cell]) -> list[Record]:
-        """Run the cells; ``requested`` are all of the request, finished ones too, which decide the threads."""
-        self.execution.threads = divide(requested, self.jobs)
-        if self.jobs == 1:
-            return self.execution.run(cells)
-        return self._run(cells)
+    def run(self, cells: Sequence[Cell]) -> list[Record]:
+        """See :meth:`Execution.run`."""
+        return self.execution.run(cells) if self._alone(cells) else self._run(cells)
+
+    def _alone(self, cells: Sequence[Cell]) -> bool:
+        return min(self.jobs, len(cells)) <= 1
 
     # --- side by side -------------------------------------------------------------------------------------------------
 

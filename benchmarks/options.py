@@ -47,6 +47,11 @@ Seed = Annotated[int | None, typer.Option(help="Run just this seed.")]
 Runs = Annotated[Path, typer.Option(help="Folder of backbones and records.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the suite's data (embedded: rendered there).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Backbones and cells computed side by side, in processes that share the cores; default: "
+                 "on a CPU one a core, on a GPU one."),
+]
 CfgOptions = Annotated[
     list[str] | None,
     typer.Option(help="key=value, may be repeated: objective.loss.type=L1, optimiser.lr=1e-3, suite.kwargs.depth=4, "

@@ -15,6 +15,7 @@ from benchmarks.options import (
     DataRoot,
     Device,
     DryRun,
+    Jobs,
     Objectives,
     Overwrite,
     Protocol,
@@ -45,6 +46,7 @@ def run(
     runs: Runs = Path("runs"),
     data_root: DataRoot = None,
     device: Device = "auto",
+    jobs: Jobs = None,
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -55,7 +57,7 @@ def run(
 
     wanted = chosen_seeds(seeds, seed)
     request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
-    _run(plan(request), runs, data_root, device, overwrite, dry_run, output_format)
+    _run(plan(request), runs, data_root, device, jobs, overwrite, dry_run, output_format)
 
 
 def sweep(
@@ -73,6 +75,7 @@ def sweep(
     runs: Runs = Path("runs"),
     data_root: DataRoot = None,
     device: Device = "auto",
+    jobs: Jobs = None,
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -85,16 +88,17 @@ def sweep(
     request = planning.Request(
         names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
     )
-    _run(planning.sweep(request, vary), runs, data_root, device, overwrite, dry_run, output_format)
+    _run(planning.sweep(request, vary), runs, data_root, device, jobs, overwrite, dry_run, output_format)
 
 
 def _run(
-    cells: Sequence[Cell], runs: Path, data_root: Path | None, device: str, overwrite: str, dry_run: bool,
-    output_format: str,
+    cells: Sequence[Cell], runs: Path, data_root: Path | None, device: str, jobs: int | None, overwrite: str,
+    dry_run: bool, output_format: str,
 ) -> None:
     """Run what is missing of the cells and print their table; exit 1 where a cell has no number."""
+    from benchmarks.crew import Crew, resolve_jobs
     from benchmarks.data import data_root as find_data
-    from benchmarks.execute import Execution
+    from benchmarks.execute import Execution, resolve_device
     from benchmarks.progress import Reporter
 
     suite = cells[0].pretraining.suite
@@ -112,8 +116,9 @@ def _run(
         if dry_run:
             return
         if todo:
-            execution.check(todo)
-            execution.run(todo)
+            with Crew(execution, resolve_jobs(jobs, resolve_device(device)), cells) as crew:
+                crew.check(todo)
+                crew.run(todo)
     if not _print_table(cells, runs, output_format):
         raise typer.Exit(EXIT_FAILED)
 

@@ -111,6 +111,59 @@ def sweep(
     _run(planning.sweep(request, vary), runs, data_root, device, overwrite, dry_run, output_format)
 
 
+@app.command(name="eval")
+def eval_(
+    backbone: Annotated[
+        str, typer.Option(help="timm:NAME[.TAG], timm:NAME=FILE, a backbone folder, or an official checkpoint (MAE, "
+                          "SimMIM, BEiT, BEiT v2, MoCo v3, DINO, DINOv2, Swin, mmpretrain, transformers, timm).")
+    ],
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas, or `all`.")] = "all",
+    suite: SuiteOption = "embedded",
+    protocol: Annotated[str, typer.Option(help="frozen, finetune, or both; default: the suite's.")] = "",
+    name: Annotated[str, typer.Option(help="The row's name; default: timm's, or the file's stem.")] = "",
+    layout: Annotated[str, typer.Option(help="The file's layout where its keys do not tell it.")] = "",
+    heads: Annotated[int | None, typer.Option(help="Heads of a plain ViT of no published width.")] = None,
+    patch_size: Annotated[int | None, typer.Option(help="Resample the patch embedding to this patch.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Run seeds 0 … N-1 (of the tasks' heads).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Run just this seed; default: the backbone's own, or 0.")] = None,
+    runs: RunsOption = Path("runs"),
+    data_root: DataRootOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")] = "auto",
+    cfg_options: Annotated[list[str] | None, typer.Option(help="task.<task>.<key>=value, may be repeated.")] = None,
+    overwrite: Annotated[str, typer.Option(help="only-missing, always or never.")] = "only-missing",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    output_format: Annotated[str, typer.Option("--format", help="terminal, md, csv, json, html or tex.")] = "terminal",
+) -> None:
+    """Score a backbone from elsewhere on the tasks, as a row of the same table."""
+    from benchmarks import evaluate
+    from benchmarks.plan import Request
+
+    wanted = evaluate.Wanted(backbone, name, layout, heads, patch_size)
+    chosen = _seeds(seeds, seed)
+    converted = evaluate.fetch(wanted)
+    if seeds is None and seed is None:
+        chosen = (converted.about.get("seed", 0),)
+    request = Request((), _names(tasks), suite, _names(protocol), "default", chosen, cfg_options or [])
+    cells = evaluate.plan(wanted, converted, request, runs)
+    if not dry_run:
+        _writable(runs)
+        evaluate.install(converted, cells, runs)
+    _run(cells, runs, data_root, device, overwrite, dry_run, output_format)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+    run: Annotated[str, typer.Option(help="Backbone folder, or a row of --runs: suite/objective[/seed0].")],
+    to: Annotated[str, typer.Option(help="timm, openmmlab or huggingface.")],
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Write a backbone in another library's form and print the snippet that uses it."""
+    from benchmarks.evaluate import export as write
+
+    sys.stdout.write(write(run, to, output, runs))
+
+
 def _seeds(seeds: int | None, seed: int | None) -> tuple[int, ...]:
     """The seeds that ``--seeds N`` or ``--seed K`` asks for."""
     if seeds is not None and seed is not None:
@@ -161,9 +214,8 @@ def _show_plan(reporter, todo: list, done: list, known: bool = True) -> None:
     backbones = {cell.pretraining.folder: cell.pretraining for cell in todo}
     for pretraining in backbones.values():
         mine = [cell for cell in todo if cell.pretraining.folder == pretraining.folder]
-        images = f"{pretraining.images_seen:,} pictures" if pretraining.recipe.trains else "no pre-training"
         scored = ", ".join(f"{cell.task.name}.{cell.protocol}" for cell in mine)
-        reporter.say(f"plan: {pretraining.label} seed {pretraining.seed} ({images}) -> {scored}")
+        reporter.say(f"plan: {pretraining.label} seed {pretraining.seed} ({pretraining.effort}) -> {scored}")
     word = f"{len(todo)} cells to run, {len(done)} finished already" if known else f"{len(todo)} cells"
     reporter.say(f"plan: {len(backbones)} backbones, {word}")
 

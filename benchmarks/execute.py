@@ -136,7 +136,7 @@ class Execution:
 
     def _pretrain(self, pretraining: Pretraining, device: str) -> Path:
         folder = self.backbone(pretraining)
-        if folder is not None and self.overwrite != "always":
+        if folder is not None and (self.overwrite != "always" or pretraining.fetched):
             return folder
         from objectives.pretrain import pretrain
 

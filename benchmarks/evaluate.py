@@ -94,8 +94,8 @@ def plan(wanted: Wanted, converted: Converted, request: Request, runs: Path) -> 
         RequestError: as ``benchmarks.plan.plan``; an option of pre-training; a name that stands for something else.
     """
     for option in request.options:
-        if not option.startswith("task."):
-            raise RequestError(f"--cfg-options {option}: nothing is trained here but the tasks; use task.<task>.<key>")
+        if not option.startswith(("task.", "suite.scenes=")):
+            raise RequestError(f"--cfg-options {option}: nothing is pre-trained here; use task.<task>.<key>=value")
     weights = {**wanted.options(), **converted.source}
     weights["name"] = name = _row_name(wanted, converted)
     cells = planning.plan(replace(request, objectives=["random_init"], budget="default"))

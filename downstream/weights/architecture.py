@@ -36,7 +36,8 @@ def deduce(state: State, heads: int | None = None, known: Mapping[int, int] | No
     """
     proj = _weight(state, "patch_embed.proj.weight")
     if proj.ndim != 4 or proj.shape[1] != 3 or proj.shape[2] != proj.shape[3]:
-        raise WeightsError(f"patch_embed.proj.weight has shape {tuple(proj.shape)}; square patches of RGB are (D, 3, P, P)")
+        shape = tuple(proj.shape)
+        raise WeightsError(f"patch_embed.proj.weight has shape {shape}; square patches of RGB are (D, 3, P, P)")
     if any(key.startswith("layers.0.blocks.") for key in state):
         return _swin(state)
     if any(key.endswith(("attn.q_bias", "gamma_1", "relative_position_bias_table")) for key in state):
@@ -123,8 +124,8 @@ def _swin(state: State) -> tuple[str, dict]:
     bias = "layers.0.blocks.0.attn.q_bias" if second else "layers.0.blocks.0.attn.qkv.bias"
     return ("swinv2_tiny_window8_256" if second else "swin_tiny_patch4_window7_224"), {
         "patch_size": patch, "embed_dim": width, "depths": depths, "num_heads": heads,
-        "window_size": [[side, side] for side in windows], "mlp_ratio": _ratio(hidden, width), "qkv_bias": bias in state,
-        "img_size": _swin_size(state, patch, windows),
+        "window_size": [[side, side] for side in windows], "mlp_ratio": _ratio(hidden, width),
+        "qkv_bias": bias in state, "img_size": _swin_size(state, patch, windows),
     }
 
 
@@ -151,8 +152,8 @@ def _weight(state: State, key: str):
 def _count(state: State, pattern: str) -> int:
     numbers = {int(match[1]) for key in state if (match := re.match(pattern, key))}
     if numbers != set(range(len(numbers))):
-        lacking = min(set(range(max(numbers) + 1)) - numbers)
-        raise WeightsError(f"{pattern.replace(chr(92), '').replace('(d+)', str(lacking))}* missing: later ones are there")
+        lacking = pattern.replace("\\", "").replace("(d+)", str(min(set(range(max(numbers) + 1)) - numbers)))
+        raise WeightsError(f"{lacking}* missing: later ones are there")
     return len(numbers)
 
 

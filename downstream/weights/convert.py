@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,12 +83,14 @@ def from_timm(name: str, file: Path | None = None, layout: str | None = None) ->
     """A network of timm's by name, with the weights of its tag (downloaded, or in the cache) or of a file."""
     model = name.partition(".")[0]
     if not timm.is_model(model):
-        raise WeightsError(f"timm has no model {model!r}; `python -c 'import timm; print(timm.list_models())'` lists them")
+        near = difflib.get_close_matches(model, timm.list_models(), n=1, cutoff=0.4)
+        raise WeightsError(f"timm has no model {model!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells each retry; the error below says enough
     try:
         network = timm.create_model(name, pretrained=file is None, num_classes=0)
-    except Exception as error:  # network, hub, cache, no weights: timm raises many kinds, each means that there are none
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise WeightsError(f"timm:{name}: its weights cannot be had ({reason}); give them as timm:{name}=FILE") from error
+    except Exception as error:  # timm and the hub raise many kinds; each means that the weights cannot be had
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise WeightsError(f"timm:{name}: no weights ({reason}); give them as timm:{name}=FILE") from error
     if not hasattr(network, "patch_embed") or not hasattr(network, "forward_intermediates"):
         raise WeightsError(f"timm:{name}: a {type(network).__name__} is neither ViT nor Swin")
     kwargs: dict[str, Any] = {"img_size": network.patch_embed.img_size[0]}

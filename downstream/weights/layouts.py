@@ -121,7 +121,8 @@ LAYOUTS: dict[str, Layout] = {
             (r"^backbone\.blocks\.0\.attn\.qkv\.weight$", r"^head\.(mlp|last_layer)"), inside="backbone.",
         ),
         Layout(
-            "mae", "facebookresearch/mae: models_mae.py", (r"^blocks\.0\.attn\.qkv\.weight$", r"^(decoder_|mask_token$)"),
+            "mae", "facebookresearch/mae: models_mae.py",
+            (r"^blocks\.0\.attn\.qkv\.weight$", r"^(decoder_|mask_token$)"),
             other=r"(decoder_|mask_token$|head\.)",
         ),
         Layout(

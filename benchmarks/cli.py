@@ -12,7 +12,19 @@ import warnings
 
 import typer
 
-from benchmarks.commands import analyze, bundle, data, doctor, leaderboard, listing, reproduce, run, speed, visualize
+from benchmarks.commands import (
+    analyze,
+    bundle,
+    data,
+    doctor,
+    evaluate,
+    leaderboard,
+    listing,
+    reproduce,
+    run,
+    speed,
+    visualize,
+)
 from benchmarks.errors import EXIT_INTERRUPTED, EXIT_REQUEST, RequestError
 
 app = typer.Typer(
@@ -22,6 +34,7 @@ app = typer.Typer(
 # in the order of the help
 app.command()(run.run)
 app.command()(run.sweep)
+app.command("eval")(evaluate.eval_)
 app.command()(speed.speed)
 app.command("list")(listing.list_)
 app.command()(leaderboard.leaderboard)
@@ -30,6 +43,7 @@ app.command()(bundle.verify)
 app.command()(reproduce.reproduce)
 app.command()(visualize.visualize)
 app.command()(analyze.analyze)
+app.command()(evaluate.export)
 app.command()(doctor.doctor)
 app.add_typer(data.app, name="data")
 

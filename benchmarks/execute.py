@@ -162,7 +162,7 @@ class Execution:
             PretrainingFailed: with the reason in one line.
         """
         folder = self.backbone(pretraining)
-        if folder is not None and self.overwrite != "always":
+        if folder is not None and (self.overwrite != "always" or pretraining.fetched):
             return folder
         from objectives.pretrain import pretrain
 

@@ -45,6 +45,12 @@ class Pretraining:
     optimiser: Optimiser
     crop: Crop
     seed: int
+    fetched = False  # no field: whether the weights come from elsewhere and are there already, never to be trained
+
+    @property
+    def effort(self) -> str:
+        """What the backbone takes, for the plan that is shown."""
+        return f"{self.images_seen:,} pictures" if self.recipe.trains else "no pre-training"
 
     @property
     def images_seen(self) -> int:

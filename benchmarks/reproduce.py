@@ -38,6 +38,9 @@ def cell_of(record: Record) -> Cell:
     suite = suite_registry.get(record.suite)
     if record.task not in TASKS:
         raise unknown("task", record.task, TASKS)
+    if record.weights is not None:
+        raise RequestError(f"{record.objective}: its weights came from elsewhere, so there is nothing to train again; "
+                           f"score them again by `{record.command}`")
     try:
         recipe = recipe_registry.get(record.objective)
     except ObjectiveError as error:

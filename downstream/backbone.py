@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.registry import MODELS
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.swin_transformer_v2 import SwinTransformerV2, WindowAttention
 from torch import Tensor, nn
 
 from downstream.task import TaskError
@@ -22,6 +24,7 @@ FORMAT = 1  # of backbone.json
 # What every task's data preprocessor subtracts and divides by: ImageNet's, R, G, B on 0…255, as in pre-training.
 MEAN = [255 * value for value in IMAGENET_DEFAULT_MEAN]
 STD = [255 * value for value in IMAGENET_DEFAULT_STD]
+_DYNAMIC = ("vision_transformer", "deit", "eva")  # timm's modules whose networks take dynamic_img_size for every block
 
 
 class WeightsError(TaskError):
@@ -57,6 +60,19 @@ def load_strict(network: nn.Module, folder: Path) -> None:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors ({error})") from error
+    try:
+        check_fit(network, state)
+    except WeightsError as error:
+        raise WeightsError(f"{path} does not fit the model: {error}") from error
+    network.load_state_dict(state)
+
+
+def check_fit(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Whether ``state`` is exactly the state of ``network``.
+
+    Raises:
+        WeightsError: naming the first keys that are missing, unexpected or of another shape.
+    """
     wanted = network.state_dict()
     wrong = [f"{key} missing" for key in wanted if key not in state]
     wrong += [f"{key} unexpected" for key in state if key not in wanted]
@@ -65,8 +81,40 @@ def load_strict(network: nn.Module, folder: Path) -> None:
         for key, value in wanted.items() if key in state and state[key].shape != value.shape
     ]
     if wrong:
-        raise WeightsError(f"{path} does not fit the model: {'; '.join(wrong[:4])} ({len(wrong)} keys)")
-    network.load_state_dict(state)
+        raise WeightsError(f"{'; '.join(wrong[:4])} ({len(wrong)} keys)")
+
+
+def build(model: str, kwargs: Mapping[str, Any], where: str) -> nn.Module:
+    """timm's network without classifier, freshly initialised.
+
+    Raises:
+        WeightsError: timm cannot build it; the message begins with ``where``.
+    """
+    try:
+        return timm.create_model(model, pretrained=False, **{**kwargs, "num_classes": 0})
+    except Exception as error:  # timm raises many kinds; each means that the description is wrong
+        raise WeightsError(f"{where}: timm cannot build {model!r} with {dict(kwargs)}: {error}") from error
+
+
+def takes_any_size(model: str) -> bool:
+    """Whether timm interpolates the network's positions to each picture; the others are resized once."""
+    return timm.is_model(model) and timm.model_entrypoint(model).__module__.rpartition(".")[2] in _DYNAMIC
+
+
+def resize(network: nn.Module, size: int | Sequence[int]) -> None:
+    """Fit a network with relative positions or windows to pictures of another size, in place.
+
+    Bias tables are interpolated. Windows grow with the picture, as in SimMIM (6 at 192 px, 7 at 224) and in the depth
+    code of Swin V2 (12 at 192 px, 30 at 480), whose coordinates stay relative to the window of the pre-training.
+    """
+    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if (height, width) == tuple(network.patch_embed.img_size):
+        return
+    if isinstance(network, SwinTransformerV2):
+        for module in network.modules():
+            if isinstance(module, WindowAttention) and not any(module.pretrained_window_size):
+                module.pretrained_window_size = tuple(module.window_size)
+    network.set_input_size(img_size=(height, width))
 
 
 @MODELS.register_module()
@@ -78,7 +126,7 @@ class TimmBackbone(BaseModule):
         out_indices: blocks (ViT) or stages (Swin) whose maps are given, negative ones counted from the end; the last
             one passes through the final norm.
         frozen: no gradient, always in evaluation mode.
-        input_size: side or (height, width) of the pictures, in pixels; Swin must know it when built.
+        input_size: side or (height, width) of the pictures, in pixels; windows and relative positions are fitted to it.
         drop_path_rate: stochastic depth while fine-tuning.
 
     Raises:
@@ -91,17 +139,15 @@ class TimmBackbone(BaseModule):
     ) -> None:
         super().__init__()
         about = read_about(Path(folder))
-        kwargs = {**about["kwargs"], "num_classes": 0, "drop_path_rate": drop_path_rate}
-        self.is_vit = "swin" not in about["model"]
-        if self.is_vit:
+        self.dynamic = takes_any_size(about["model"])
+        kwargs = {**about["kwargs"], "drop_path_rate": drop_path_rate}
+        if self.dynamic:
             kwargs["dynamic_img_size"] = True
-        elif input_size is not None:
-            kwargs["img_size"] = input_size
-        try:
-            self.net = timm.create_model(about["model"], pretrained=False, **kwargs)
-        except Exception as error:  # timm raises many kinds; each means that the description is wrong
-            raise WeightsError(f"{folder}: timm cannot build {about['model']!r} with {kwargs}: {error}") from error
+        self.net = build(about["model"], kwargs, str(folder))
         load_strict(self.net, Path(folder))
+        if input_size is not None and not self.dynamic:
+            resize(self.net, input_size)
+        self.is_vit = hasattr(self.net, "blocks")
         count = len(self.net.blocks) if self.is_vit else len(self.net.layers)
         self.out_indices = tuple(index % count for index in out_indices)
         self.patch = self.net.patch_embed.patch_size[0]
@@ -109,6 +155,7 @@ class TimmBackbone(BaseModule):
         reductions = [info["num_chs"] for info in self.net.feature_info]
         self.channels = tuple(reductions[index] for index in self.out_indices)
         self.frozen = frozen
+        self.others: dict[tuple[int, ...], nn.Module] = {}  # no module list: they are no weights of their own
         if frozen:
             self.requires_grad_(False)
         self.train(not frozen)
@@ -130,8 +177,19 @@ class TimmBackbone(BaseModule):
                 f"input size {tuple(x.shape[-2:])} is not a multiple of the backbone's patch of {self.patch} pixels; "
                 "change the task's input_size"
             )
+        net = self.net if self.dynamic else self._sized(x.shape[-2:])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            maps = self.net.forward_intermediates(
+            maps = net.forward_intermediates(
                 x, indices=list(self.out_indices), norm=True, output_fmt="NCHW", intermediates_only=True
             )
         return tuple(maps)
+
+    def _sized(self, size: Sequence[int]) -> nn.Module:
+        """A frozen network for each size of picture (a tracker has two); a trained one has only one set of tables."""
+        size = tuple(size)
+        if size == tuple(self.net.patch_embed.img_size) or not self.frozen:
+            return self.net
+        if size not in self.others:
+            self.others[size] = copy.deepcopy(self.net)
+            resize(self.others[size], size)
+        return self.others[size].to(next(self.net.parameters()).device)

@@ -134,10 +134,26 @@ class Record:
         return next(((name, metric) for name, metric in self.metrics.items() if metric["main"]), None)
 
     @property
+    def weights(self) -> dict[str, Any] | None:
+        """Where the backbone came from, of ``bench eval``; None where the suite trained it."""
+        made = self.config.get("pretraining")
+        weights = made.get("weights") if isinstance(made, dict) else None
+        return weights if isinstance(weights, dict) else None
+
+    @property
     def command(self) -> str:
         """The exact command that asks for this cell, for a shell."""
-        words = ["bench", "run", "--suite", self.suite, "--objective", self.objective, "--tasks", self.task]
-        words += ["--protocol", self.protocol, "--budget", self.budget, "--seed", str(self.seed)]
+        weights = self.weights
+        if weights is None:
+            words = ["bench", "run", "--suite", self.suite, "--objective", self.objective, "--tasks", self.task]
+            words += ["--protocol", self.protocol, "--budget", self.budget, "--seed", str(self.seed)]
+        else:
+            words = ["bench", "eval", "--backbone", str(weights.get("backbone")), "--name", self.objective]
+            for option in ("layout", "heads", "patch-size"):
+                if weights.get(option) and weights[option] != "folder":
+                    words += [f"--{option}", str(weights[option])]
+            words += ["--suite", self.suite, "--tasks", self.task, "--protocol", self.protocol]
+            words += ["--seed", str(self.seed)]
         for option, value in self.variant.items():
             words += ["--cfg-options", f"{option}={value if isinstance(value, str) else _python(value)}"]
         return shlex.join(words)

@@ -249,6 +249,11 @@ def load_objective(objective: Objective, path: Path) -> None:
 def save_backbone(backbone: nn.Module, about: Mapping[str, Any], folder: Path) -> None:
     """Write ``backbone.safetensors`` and, last, ``backbone.json``: a folder with the latter is complete."""
     save_weights(backbone, folder / "backbone.safetensors")
+    save_about(about, folder)
+
+
+def save_about(about: Mapping[str, Any], folder: Path) -> None:
+    """Write ``backbone.json`` whole or not at all."""
     temporary = folder / f".backbone.json.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(about, indent=1, default=str) + "\n")
     os.replace(temporary, folder / "backbone.json")

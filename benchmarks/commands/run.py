@@ -57,7 +57,7 @@ def run(
 
     wanted = chosen_seeds(seeds, seed)
     request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
-    _run(plan(request), runs, data_root, device, jobs, overwrite, dry_run, output_format)
+    carry_out(plan(request), runs, data_root, device, jobs, overwrite, dry_run, output_format)
 
 
 def sweep(
@@ -88,10 +88,10 @@ def sweep(
     request = planning.Request(
         names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
     )
-    _run(planning.sweep(request, vary), runs, data_root, device, jobs, overwrite, dry_run, output_format)
+    carry_out(planning.sweep(request, vary), runs, data_root, device, jobs, overwrite, dry_run, output_format)
 
 
-def _run(
+def carry_out(
     cells: Sequence[Cell], runs: Path, data_root: Path | None, device: str, jobs: int | None, overwrite: str,
     dry_run: bool, output_format: str,
 ) -> None:
@@ -127,9 +127,8 @@ def _show_plan(reporter: Reporter, todo: Sequence[Cell], total: str) -> None:
     backbones = {cell.pretraining.folder: cell.pretraining for cell in todo}
     for pretraining in backbones.values():
         mine = [cell for cell in todo if cell.pretraining.folder == pretraining.folder]
-        images = f"{pretraining.images_seen:,} pictures" if pretraining.recipe.trains else "no pre-training"
         scored = ", ".join(f"{cell.task.name}.{cell.protocol}" for cell in mine)
-        reporter.say(f"plan: {pretraining.label} seed {pretraining.seed} ({images}) -> {scored}")
+        reporter.say(f"plan: {pretraining.label} seed {pretraining.seed} ({pretraining.effort}) -> {scored}")
     reporter.say(f"plan: {len(backbones)} backbones, {total}")
 
 

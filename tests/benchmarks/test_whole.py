@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from benchmarks.errors import RequestError
+from benchmarks.execute import Execution
+from benchmarks.plan import Request, plan
 from leaderboard.records import read_records, same_result
 
 OPTIONS = [
@@ -100,6 +103,15 @@ def test_a_damaged_picture_costs_its_own_cell(place, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_combination_that_makes_no_sense_is_refused_before_anything_is_trained(place, tmp_path):
+    _, cache, _ = place
+    options = [OPTIONS[0], "suite.model=swinv2_tiny_window8_256", "suite.kwargs.window_size=4"]
+    done = bench("--objective", "mae", "--runs", tmp_path / "runs", cache=cache, options=options)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be a Swin" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.rglob("backbone.json"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -112,9 +124,8 @@ def test_a_damaged_picture_costs_its_own_cell(place, tmp_path):
         (["suite.kwargs.num_heads=5"], "backbone"),
     ],
 )
-def test_combinations_that_make_no_sense_are_refused_before_anything_is_trained(place, options, message, tmp_path):
-    _, cache, _ = place
-    done = bench("--objective", "mae", "--runs", tmp_path / "runs", cache=cache, options=[OPTIONS[0], *options])
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr.splitlines()[-1]
-    assert not list(tmp_path.rglob("backbone.json"))
+def test_every_such_combination_is_told_in_a_line(options, message, tmp_path):
+    with pytest.raises(RequestError, match=message) as refusal:
+        Execution(tmp_path / "runs", tmp_path).check(plan(Request(["mae"], ["classification"], options=options)))
+    assert len(str(refusal.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,30 @@
+"""An execution without work, for tests of the crew; in a module of its own, which worker processes can import."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+
+from benchmarks.errors import RequestError
+from benchmarks.execute import Execution, PretrainingFailed
+
+
+class Trial(Execution):
+    """Fails and dies where the test wants it."""
+
+    def check(self, cells):
+        if any(cell.pretraining.seed == 9 for cell in cells):
+            raise RequestError("seed 9 makes no sense")
+
+    def pretrain(self, pretraining):
+        if pretraining.recipe.name == "simmim":
+            raise PretrainingFailed("pre-training failed: no pictures")
+        return Path(f"{pretraining.recipe.name}, {torch.get_num_threads()} threads")
+
+    def score(self, cell, backbone):
+        self.reporter.begin(cell.name)
+        self.reporter.report("test", 1, 1)
+        if cell.task.name == "pose":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"{cell.task.name} of {backbone}, {torch.get_num_threads()} threads"

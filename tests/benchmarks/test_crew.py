@@ -1,0 +1,80 @@
+"""Workers side by side: every cell gets its record, whatever happens to a worker; threads follow from the request."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from benchmarks import crew as crew_module
+from benchmarks.crew import Crew, divide, resolve_jobs
+from benchmarks.errors import RequestError
+from benchmarks.execute import Threads
+from benchmarks.plan import Request, plan
+from benchmarks.progress import Reporter
+
+
+class Shown(Reporter):
+    def __init__(self):
+        super().__init__()
+        self.reports = []
+
+    def show(self, *report):
+        self.reports.append(report)
+
+
+@pytest.fixture
+def trial(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    return importlib.import_module("crew_trial").Trial
+
+
+def cells(objectives, tasks=("classification", "depth"), seeds=(0,)):
+    return plan(Request(list(objectives), list(tasks), "embedded", [], "default", seeds, []))
+
+
+def test_threads_follow_from_the_request(monkeypatch):
+    monkeypatch.setattr(crew_module, "cores", lambda: 4)
+    assert divide(cells(["mae"]), 4) == Threads(pretraining=4, task=2)
+    assert divide(cells(["mae", "random_init"]), 4) == Threads(pretraining=4, task=1)  # nothing to train in one of them
+    assert divide(cells(["mae"], seeds=(0, 1, 2)), 4) == Threads(pretraining=1, task=1)
+    assert divide(cells(["mae"], seeds=(0, 1, 2)), 1) == Threads(pretraining=4, task=4)
+    assert divide(cells(["random_init"], ["depth"]), 8) == Threads(pretraining=4, task=4)
+
+
+def test_jobs_follow_from_cores_and_memory(monkeypatch):
+    monkeypatch.setattr(crew_module, "cores", lambda: 8)
+    monkeypatch.setattr(crew_module, "available_memory", lambda: 13 * 2**30)
+    assert resolve_jobs(None, "cpu") == 4
+    assert resolve_jobs(None, "cuda") == 1
+    assert resolve_jobs(3, "cpu") == 3
+    monkeypatch.setattr(crew_module, "available_memory", lambda: 2**30)
+    assert resolve_jobs(None, "cpu") == 1
+
+
+def test_every_cell_gets_a_number_or_a_reason(trial, tmp_path, monkeypatch):
+    monkeypatch.setattr(crew_module, "cores", lambda: 2)
+    asked = cells(["mae", "simmim"], ["classification", "pose", "depth"])
+    reporter = Shown()
+    with Crew(trial(tmp_path, tmp_path, "cpu", reporter=reporter), 2, asked) as crew:
+        crew.check(asked)
+        found = crew.run(asked)
+    texts = [item for item in found if isinstance(item, str)]
+    assert sorted(texts) == [f"{task} of mae, 1 threads, 1 threads" for task in ("classification", "depth")]
+    records = {(item.objective, item.task): item for item in found if not isinstance(item, str)}
+    assert len(records) == 4
+    assert records["mae", "pose"].status == "failed"
+    assert "killed by signal 9" in records["mae", "pose"].reason
+    assert {records["simmim", task].reason for task in ("classification", "pose", "depth")} == {
+        "pre-training failed: no pictures"
+    }
+    assert ("mae classification.frozen seed 0", "test", 1, 1) in reporter.reports
+    assert not crew._workers
+
+
+def test_a_refusal_comes_back_from_the_worker(trial, tmp_path):
+    asked = cells(["mae"], seeds=(9,))
+    with (
+        pytest.raises(RequestError, match="seed 9 makes no sense"),
+        Crew(trial(tmp_path, tmp_path, "cpu", reporter=Shown()), 2, asked) as crew,
+    ):
+        crew.check(asked)

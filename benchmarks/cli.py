@@ -56,7 +56,9 @@ def run(
     objective: Annotated[str, typer.Option(help="Objectives, separated by commas, or `all`.")],
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas, or `all`.")] = "all",
     suite: SuiteOption = "embedded",
-    protocol: Annotated[str, typer.Option(help="frozen, finetune, or both; default: the suite's.")] = "",
+    protocol: Annotated[
+        str, typer.Option(help="frozen, knn, attentive, finetune, separated by commas, or `all`; default: the suite's.")
+    ] = "",
     budget: Annotated[str, typer.Option(help="Pre-training budget of the suite: default, long, …")] = "default",
     seeds: Annotated[int | None, typer.Option(help="Run seeds 0 … N-1.")] = None,
     seed: Annotated[int | None, typer.Option(help="Run just this seed.")] = None,
@@ -89,7 +91,9 @@ def sweep(
     ],
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas, or `all`.")] = "classification",
     suite: SuiteOption = "embedded",
-    protocol: Annotated[str, typer.Option(help="frozen, finetune, or both; default: the suite's.")] = "",
+    protocol: Annotated[
+        str, typer.Option(help="frozen, knn, attentive, finetune, separated by commas, or `all`; default: the suite's.")
+    ] = "",
     budget: Annotated[str, typer.Option(help="Pre-training budget of the suite: default, long, …")] = "default",
     seeds: Annotated[int | None, typer.Option(help="Run seeds 0 … N-1.")] = None,
     seed: Annotated[int | None, typer.Option(help="Run just this seed.")] = None,
@@ -134,7 +138,7 @@ def _run(
     _choice("--overwrite", overwrite, OVERWRITE)
     _choice("--format", output_format, FORMATS)
     reporter = Reporter()
-    if dry_run and cells[0].pretraining.suite.rendered:
+    if dry_run and (data_root is None or cells[0].pretraining.suite.rendered):
         _show_plan(reporter, cells, [], known=False)
         return
     _writable(runs)
@@ -590,22 +594,23 @@ def verify(
 
     from benchmarks import suite as suites
     from benchmarks.data import scenes_folder
-    from benchmarks.data import verify as look
+    from benchmarks.verify import verify as look
 
     chosen = suites.get(suite)
     root = data_root or (scenes_folder(chosen, runs) if chosen.rendered else None)
     if root is None:
         raise RequestError(f"suite {suite!r} reads real pictures: name their folder by --data-root DIR")
     found = look(chosen, root)
-    rows = [{"name": f.name, "found": not f.missing, "files": f.files, "path": str(f.path),
-             "missing": list(f.missing), "source": f.source} for f in found]
+    rows = [{"name": f.name, "found": not f.missing, "complete": f.complete, "files": f.files, "path": str(f.path),
+             "missing": [*f.missing, *f.lacking], "source": f.source} for f in found]
     if output_format == "json":
         print(json.dumps(rows, indent=1))
     else:
         words = {True: "yes", False: "no"}
-        shown = [{**row, "found": words[row["found"]], "missing": "\n".join(row["missing"])} for row in rows]
+        shown = [{**row, "found": words[row["found"]], "complete": words[row["complete"]],
+                  "missing": "\n".join(row["missing"])} for row in rows]
         print(tabulate(shown, headers="keys", tablefmt="simple"))
-    if any(f.missing for f in found):
+    if not all(f.complete for f in found):
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import data as data_module
-from benchmarks.data import DataError
+from benchmarks.data import DataError, MissingPictures
 from benchmarks.environment import environment
 from benchmarks.errors import RequestError
 from benchmarks.plan import Cell, Pretraining
@@ -127,6 +127,9 @@ class Execution:
                 folder = self._pretrain(pretraining, device)
             except KeyboardInterrupt:
                 raise
+            except MissingPictures as error:
+                records += [self._record(cell, "skipped", str(error), None, device, time.time()) for cell in own]
+                continue
             except Exception as error:
                 reason = f"pre-training failed: {self._reason(error, self.runs / pretraining.folder / 'pretrain')}"
                 records += [self._record(cell, "failed", reason, None, device, time.time()) for cell in own]

@@ -69,7 +69,7 @@ def _one_by_one(
         model.load_state_dict(initial)
         groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
         loss = optimise(model, part, job, chosen, groups, f"head {number + 1} of {len(rates)}")
-        score = sum(_losses(model, held)) if held is not None else loss
+        score = sum(_losses(model, held, chosen)) if held is not None else loss
         rows.append({"lr": lr, "train_loss": round(loss, 6), "held_out_loss": round(score, 6)})
         if best is None or score < best[0]:
             best = (score, lr, copy.deepcopy(model.state_dict()))
@@ -84,7 +84,7 @@ def _one_pass(
     """All heads of the grid together: their losses are added, so each one's gradient is its own."""
     alone = {**chosen, "clip": None}  # a norm over all heads would tie them to one another
     loss = optimise(model, part, job, alone, head.groups(), f"{head.count} heads")
-    scores = _losses(model, held)
+    scores = _losses(model, held, chosen)
     rows = [
         {**values, "train_loss_of_all": round(loss, 6), "held_out_loss": round(score, 6)}
         for values, score in zip(head.grid(), scores, strict=True)
@@ -97,13 +97,14 @@ def _part(data: Dataset, indices: list[int]) -> Dataset:
 
 
 @torch.no_grad()
-def _losses(model: BaseModel, data: Dataset) -> list[float]:
+def _losses(model: BaseModel, data: Dataset, chosen: dict[str, Any]) -> list[float]:
     """Mean of each loss in evaluation mode, in the order that the head names them."""
     model.eval()
     cached = isinstance(data, CachedFeatures)
     total: list[float] = []
     collate = (lambda batch: batch) if cached else pseudo_collate
-    for batch in DataLoader(data, EXTRACT_BATCH, collate_fn=collate):
+    workers = 0 if cached else chosen["num_workers"]
+    for batch in DataLoader(data, EXTRACT_BATCH, num_workers=workers, collate_fn=collate):
         batch = model.data_preprocessor(batch, not cached)
         losses = model(**batch, mode="loss")
         grid = losses.pop("each_loss", None)  # of a grid of heads

@@ -10,7 +10,7 @@ import importlib
 import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,14 @@ TASKS: dict[str, TaskInfo] = {
         ),
     )
 }
+
+# The same tasks on further data sets, whose numbers are other columns; only suites that have the data offer them.
+for _task, _set, _title in (
+    ("segmentation", "camvid", "CamVid"), ("pose", "crowdpose", "CrowdPose"), ("depth", "kitti", "KITTI, Eigen split"),
+    ("tracking", "got10k", "GOT-10k, trained on it alone"), ("tracking", "otb", "OTB"),
+):
+    _info = TASKS[_task]
+    TASKS[f"{_task}_{_set}"] = replace(_info, name=f"{_task}_{_set}", summary=f"{_info.summary} on {_title}")
 
 
 def evaluate(job: Job) -> Outcome:

@@ -156,15 +156,16 @@ def _columns(suite: Suite, wanted: Sequence[str], protocols: Sequence[str]) -> l
     known = list(dict.fromkeys(p for task in tasks for p in TASKS[task].protocols if p in suite.settings[task]))
     chosen = known if list(protocols) == ["all"] else list(dict.fromkeys(protocols)) or [suite.default_protocol]
     columns = []
-    for protocol in chosen:
+    for protocol in chosen if every else []:
         if protocol not in known:
             raise unknown(f"protocol of suite {suite.name}", protocol, known)
-        for task in tasks:
+    for task in tasks:
+        for protocol in chosen:
             if protocol in suite.settings[task]:
                 columns.append((task, protocol))
             elif not every and list(protocols) != ["all"]:
                 raise unknown(f"protocol of task {task} in suite {suite.name}", protocol, suite.settings[task])
-    return sorted(columns, key=lambda column: tasks.index(column[0]))
+    return columns
 
 
 def resolve(recipe: Recipe, suite: Suite, budget: str, options: Sequence[str]) -> Pretraining:

@@ -1,4 +1,4 @@
-"""``bench data verify``: of each data set of a suite, whether it is found and whole, what is missing, where to get it."""
+"""``bench data verify``: which data sets of a suite are found and whole, what is missing, and where to get it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Necks of the protocol ``attentive``: the light heads of ``frozen`` behind attention over a frozen backbone's tokens."""
+"""Necks of the protocol ``attentive``: attention over a frozen backbone's tokens, before the heads of ``frozen``."""
 
 from __future__ import annotations
 

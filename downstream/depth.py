@@ -1,4 +1,4 @@
-"""Depth: mmseg's DepthEstimator, linear or the deconvolution head of 2205.13543, SiLog; metrics per picture, averaged."""
+"""Depth: mmseg's DepthEstimator, linear or the head of 2205.13543, SiLog; metrics per picture, averaged."""
 
 from __future__ import annotations
 

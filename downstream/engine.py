@@ -170,7 +170,7 @@ def _dataset(config: dict[str, Any], job: Job, limit: int | None, part: str) -> 
     return data
 
 
-# --- fine-tuning and the test ------------------------------------------------------------------------------------------
+# --- fine-tuning and the test -----------------------------------------------------------------------------------------
 
 
 def _train_all(model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any]) -> tuple[int, dict[str, Any]]:

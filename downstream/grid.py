@@ -69,11 +69,11 @@ class GridClsHead(ClsHead):
     def loss(self, feats: tuple[Tensor, ...], data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
         """``loss``: the sum over the classifiers; in evaluation mode also ``each_loss``, (layers × rates,)."""
         labels = torch.cat([sample.gt_label for sample in data_samples])
-        each = torch.stack([
-            self.loss_module(logits, labels) for x, weights, biases in zip(feats, self.weights, self.biases, strict=True)
-            for logits in nn.functional.linear(x, torch.cat(list(weights)), torch.cat(list(biases)))
-            .view(len(x), len(self.rates), -1).unbind(1)
-        ])
+        losses = []
+        for x, weights, biases in zip(feats, self.weights, self.biases, strict=True):
+            logits = nn.functional.linear(x, torch.cat(list(weights)), torch.cat(list(biases)))  # all rates at once
+            losses += [self.loss_module(part, labels) for part in logits.view(len(x), len(self.rates), -1).unbind(1)]
+        each = torch.stack(losses)
         return {"loss": each.sum()} if self.training else {"loss": each.sum(), "each_loss": each}
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:

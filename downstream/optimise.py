@@ -88,9 +88,9 @@ class RiseFallLR(LRSchedulerMixin, _ParamScheduler):
     The schedule of SwinTransformer/MIM-Depth-Estimation (train.py): power .9, 3e-5 -> 5e-4 -> 3e-5.
     """
 
-    def __init__(self, optimizer: Any, total: int, start: float, power: float = 0.9, **kwargs: Any) -> None:
-        self.half, self.start, self.power = total / 2, start, power
-        super().__init__(optimizer, by_epoch=False, begin=0, end=total, **kwargs)
+    def __init__(self, optimizer: Any, end: int, start: float, power: float = 0.9, **kwargs: Any) -> None:
+        self.half, self.start, self.power = end / 2, start, power
+        super().__init__(optimizer, end=end, **kwargs)
 
     def _get_value(self) -> list[float]:
         time_ = self.last_step / self.half
@@ -101,18 +101,18 @@ class RiseFallLR(LRSchedulerMixin, _ParamScheduler):
 def schedule(chosen: dict[str, Any], steps: int) -> list[dict[str, Any]]:
     """mmengine's schedulers for ``steps`` optimiser calls: a linear warm-up, then what ``schedule`` names.
 
-    ``cosine`` and ``poly`` (power 1) fall to ``min_lr`` times the learning rate, ``steps`` falls to a tenth at each of
+    ``cosine`` falls to ``min_lr`` times the learning rate, ``poly`` (power 1) to 0, ``steps`` to a tenth at each of
     the shares in ``drops``, ``rise_fall`` is :class:`RiseFallLR` from ``min_lr`` and has no warm-up.
     """
     warmup = max(2, round(chosen["warmup"] * steps)) if steps >= 4 and chosen["warmup"] else 0
     kind, rest = chosen["schedule"], max(1, steps - warmup)
     if kind == "rise_fall":
-        return [{"type": "RiseFallLR", "total": steps, "start": chosen["min_lr"]}]
+        return [{"type": "RiseFallLR", "by_epoch": False, "end": steps, "start": chosen["min_lr"]}]
     main: dict[str, Any] = {"by_epoch": False, "begin": warmup, "end": steps}
     if kind == "cosine":
         main |= {"type": "CosineAnnealingLR", "T_max": rest, "eta_min_ratio": chosen["min_lr"]}
     elif kind == "poly":
-        main |= {"type": "PolyLR", "power": 1.0, "eta_min_ratio": chosen["min_lr"]}
+        main |= {"type": "PolyLR", "power": 1.0}
     else:
         main |= {"type": "MultiStepLR", "milestones": [round(share * steps) - warmup for share in chosen["drops"]]}
     if not warmup:

@@ -17,7 +17,6 @@ from downstream import attentive, common, engine
 from downstream.dense import PatchLinear
 from downstream.task import Job, Outcome, TaskError
 
-
 HEADS = ("linear", "classic", "simple")
 DEFAULTS = {
     "input_size": 64, "epochs": 12, "batch_size": 32, "lr": [4e-3, 1.6e-2], "head": "linear", "upsample": 4,

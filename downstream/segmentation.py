@@ -10,7 +10,6 @@ import torch
 from mmseg.datasets import BaseSegDataset
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import DATASETS, MODELS, TRANSFORMS
-
 from torch import Tensor, nn
 
 from downstream import attentive, common, engine, neighbours
@@ -165,7 +164,8 @@ class NeighbourSegHead(BaseDecodeHead):
         keys, size = self.keys(maps), maps[0].shape[2:]
         rows = []
         for key, sample in zip(keys.flatten(2).transpose(1, 2), samples, strict=True):
-            shares = neighbours.patch_shares(sample.gt_sem_seg.data[0], (size[0], size[1]), self.num_classes, self.ignore_index)
+            labels = sample.gt_sem_seg.data[0]
+            shares = neighbours.patch_shares(labels, (size[0], size[1]), self.num_classes, self.ignore_index)
             known = shares.sum(1) > 0
             rows.append((key[known], shares[known]))
         return rows
@@ -236,7 +236,7 @@ def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
     if chosen["scale"] is not None:
         scale = tuple(chosen["scale"])
         augment = [
-            {"type": "mmseg.RandomResize", "scale": scale, "ratio_range": (0.5, 2.0), "keep_ratio": True,
+            {"type": "RandomResize", "scale": scale, "ratio_range": (0.5, 2.0), "keep_ratio": True,
              "resize_type": "mmseg.Resize"},
             {"type": "mmseg.RandomCrop", "crop_size": size, "cat_max_ratio": 0.75}, *flip,
         ]
@@ -249,8 +249,8 @@ def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
     def data(part: str, pipeline: list[dict]) -> dict:
         pictures, labels = LAYOUTS[layout].folders(job.data[part])
         return {
-            "type": f"mmseg.{LAYOUTS[layout].__name__}", "data_root": job.data["root"], "metainfo": {"classes": classes},
-            "data_prefix": {"img_path": pictures, "seg_map_path": labels},
+            "type": f"mmseg.{LAYOUTS[layout].__name__}", "data_root": job.data["root"],
+            "metainfo": {"classes": classes}, "data_prefix": {"img_path": pictures, "seg_map_path": labels},
             "pipeline": pipeline, "test_mode": part == "val",
         }
 

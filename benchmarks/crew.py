@@ -208,7 +208,7 @@ class Crew:
 
     def _finished(self, work: _Work, kind: str, result: Any, waiting: deque[_Work]) -> list[Record]:
         if kind == "error":
-            return self.execution.failed(work.cells, str(result))
+            return self.execution.failed(work.cells, result)
         if work.method == "score":
             return [result]
         task = self.execution.threads.task

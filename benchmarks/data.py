@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,10 @@ PICTURE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 
 class DataError(RuntimeError):
     """Data are missing or damaged; the message is one line naming the file and the mend."""
+
+
+class MissingPictures(DataError):
+    """The pre-training pictures are not there: what needs them is skipped, not failed."""
 
 
 def data_root(suite: Suite, given: Path | None, runs: Path, progress: Progress) -> Path:
@@ -71,52 +74,39 @@ def fingerprint(section: Mapping[str, Any]) -> str:
     Contents are not read: a data set of a million pictures must not cost minutes at each start. A picture replaced
     by another of equal size goes unnoticed.
     """
-    root = Path(section["root"])
-    hashed = hashlib.sha256(digest({k: v for k, v in section.items() if k != "root"}).encode())
-    for name, size in _files(root, root):
-        hashed.update(f"{name}\0{size}\0".encode())
+    hashed = hashlib.sha256(digest(_rootless(section)).encode())
+    for root in roots(section):
+        for name, size in files_below(root, root):
+            hashed.update(f"{name}\0{size}\0".encode())
     return hashed.hexdigest()
 
 
-def _files(folder: Path, root: Path) -> Iterator[tuple[str, int]]:
+def _rootless(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _rootless(v) for k, v in value.items() if k != "root"}
+    return [_rootless(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def roots(section: Mapping[str, Any]) -> list[Path]:
+    """The folders of a data section and of the sections within it, each once."""
+    found = [Path(section["root"])] if "root" in section else []
+    for value in section.values():
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            found += roots(part) if isinstance(part, Mapping) else []
+    return list(dict.fromkeys(found))
+
+
+def files_below(folder: Path, root: Path) -> Iterator[tuple[str, int]]:
+    """Name (relative to ``root``) and size of every file below ``folder``, in order."""
     try:
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
     except OSError:
         return
     for entry in entries:
         if entry.is_dir():
-            yield from _files(Path(entry.path), root)
+            yield from files_below(Path(entry.path), root)
         else:
             yield os.path.relpath(entry.path, root), entry.stat().st_size
-
-
-@dataclass(frozen=True)
-class Found:
-    """What :func:`verify` says of one data section."""
-
-    name: str
-    path: Path
-    missing: tuple[str, ...]
-    files: int
-    source: str
-
-
-def verify(suite: Suite, root: Path) -> list[Found]:
-    """Look for the parts that each section of a suite names; nothing is read but folders and lists."""
-    sections = {"pre-training": suite.pictures, **suite.data}
-    return [_verify(name, absolute(part, root), suite.sources.get(name, "")) for name, part in sections.items()]
-
-
-def _verify(name: str, part: Mapping[str, Any], source: str) -> Found:
-    root = Path(part["root"])
-    wanted = [root]
-    for key, value in part.items():
-        if key in ("train", "val", "test") and "layout" not in part:
-            wanted.append(root / "images" / value if (root / "images").is_dir() else root / value)
-        elif key.endswith(("_list", "_annotations", "_images")) or key in ("train", "test"):
-            wanted.append(root / value)
-    missing = tuple(str(path) for path in wanted if not path.exists())
-    return Found(name, root, missing, sum(1 for _ in _files(root, root)) if root.is_dir() else 0, source)
 
 
 def read_picture(path: Path):
@@ -165,7 +155,7 @@ def load_pictures(suite: Suite, root: Path, progress: Progress) -> Pictures:
     part = absolute(suite.pictures, root)
     folder = Path(part["root"]) / part["train"]
     if not folder.is_dir():
-        raise DataError(f"pre-training pictures: no folder {folder}")
+        raise MissingPictures(f"pre-training pictures: no folder {folder}; see `bench data verify`")
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     files = [
         (path, label) for label, name in enumerate(classes)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import data as data_module
-from benchmarks.data import DataError
+from benchmarks.data import DataError, MissingPictures
 from benchmarks.environment import cores, environment
 from benchmarks.errors import RequestError
 from benchmarks.plan import Cell, Pretraining
@@ -138,8 +138,8 @@ class Execution:
             own = list(group)
             try:
                 folder = self.work("pretrain", (pretraining,), self.threads.pretraining)
-            except PretrainingFailed as error:
-                records += self.failed(own, str(error))
+            except (PretrainingFailed, MissingPictures) as error:
+                records += self.failed(own, error)
                 continue
             records += [self.work("score", (cell, folder), self.threads.task) for cell in own]
         return records
@@ -151,15 +151,18 @@ class Execution:
         torch.set_num_threads(threads)
         return {"check": self.check, "pretrain": self.pretrain, "score": self.score}[method](*arguments)
 
-    def failed(self, cells: Sequence[Cell], reason: str) -> list[Record]:
-        """Records of cells that could not be tried."""
-        return [self._record(cell, "failed", reason, None, resolve_device(self.device), time.time()) for cell in cells]
+    def failed(self, cells: Sequence[Cell], error: Exception) -> list[Record]:
+        """Records of cells that could not be tried: skipped where the pictures are missing."""
+        status = "skipped" if isinstance(error, MissingPictures) else "failed"
+        device = resolve_device(self.device)
+        return [self._record(cell, status, str(error), None, device, time.time()) for cell in cells]
 
     def pretrain(self, pretraining: Pretraining) -> Path:
         """The folder of a backbone, trained where it is not there yet.
 
         Raises:
             PretrainingFailed: with the reason in one line.
+            MissingPictures: there is nothing to train on.
         """
         folder = self.backbone(pretraining)
         if folder is not None and (self.overwrite != "always" or pretraining.fetched):
@@ -174,6 +177,8 @@ class Execution:
             pictures = self.pictures(pretraining)
             self._clear_stale(folder, pretraining)
             pretrain(self.pretrain_job(pretraining, folder, resolve_device(self.device)), pictures)
+        except MissingPictures:
+            raise
         except Exception as error:
             raise PretrainingFailed(f"pre-training failed: {self._reason(error, folder)}") from error
         self.reporter.say(f"trained {name} in {time.time() - started:.0f} s")
@@ -283,6 +288,7 @@ class Execution:
             },
             config=cell.config(), started=_time(started), finished=_time(time.time()),
             items=outcome.items if outcome and outcome.items else None,
+            chosen=outcome.chosen if outcome and outcome.chosen else None,
         )
         if outcome is not None:
             try:

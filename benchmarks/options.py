@@ -40,7 +40,9 @@ def choice(option: str, known: Sequence[str]) -> Callable[[str], str]:
 Objectives = Annotated[str, typer.Option("--objective", help="Objectives, separated by commas, or `all`.")]
 Tasks = Annotated[str, typer.Option(help="Tasks, separated by commas, or `all`.")]
 Suite = Annotated[str, typer.Option(help="Suite; see `bench list suites`.")]
-Protocol = Annotated[str, typer.Option(help="frozen, finetune, or both; default: the suite's.")]
+Protocol = Annotated[
+    str, typer.Option(help="frozen, knn, attentive, finetune, separated by commas, or `all`; default: the suite's.")
+]
 Budget = Annotated[str, typer.Option(help="Pre-training budget of the suite: default, long, …")]
 Seeds = Annotated[int | None, typer.Option(help="Run seeds 0 … N-1.")]
 Seed = Annotated[int | None, typer.Option(help="Run just this seed.")]

@@ -100,7 +100,7 @@ class Cell:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return dict(self.pretraining.suite.settings[self.task.name][self.protocol])
+        return self.pretraining.suite.settings_of(self.task.name, self.protocol, self.pretraining.recipe.name)
 
     def config(self) -> dict[str, Any]:
         return {"pretraining": self.pretraining.config(), "task": self.task.name, "version": self.task.version,
@@ -128,16 +128,7 @@ def plan(request: Request) -> list[Cell]:
     if request.budget not in suite.budgets:
         raise unknown(f"budget of suite {suite.name}", request.budget, suite.budgets)
     names = sorted(recipe_registry.recipes()) if list(request.objectives) == ["all"] else list(request.objectives)
-    tasks = list(TASKS) if list(request.tasks) == ["all"] else list(request.tasks)
-    protocols = list(request.protocols) or [suite.default_protocol]
-    for task in tasks:
-        if task not in TASKS:
-            raise unknown("task", task, TASKS)
-        if task not in suite.data:
-            raise RequestError(f"suite {suite.name!r} has no data for task {task!r}; it has {', '.join(suite.data)}")
-        for protocol in protocols:
-            if protocol not in suite.settings[task]:
-                raise unknown(f"protocol of task {task} in suite {suite.name}", protocol, suite.settings[task])
+    columns = _columns(suite, request.tasks, request.protocols)
     if not request.seeds or min(request.seeds) < 0:
         raise RequestError(f"seeds: {list(request.seeds)} must be whole numbers from 0 on, at least one")
     cells = []
@@ -149,8 +140,36 @@ def plan(request: Request) -> list[Cell]:
         pretraining = resolve(recipe, suite, request.budget, request.options)
         for seed in request.seeds:
             seeded = replace(pretraining, seed=seed)
-            cells += [Cell(seeded, TASKS[t], p) for t in dict.fromkeys(tasks) for p in dict.fromkeys(protocols)]
+            cells += [Cell(seeded, TASKS[task], protocol) for task, protocol in columns]
     return cells
+
+
+def _columns(suite: Suite, wanted: Sequence[str], protocols: Sequence[str]) -> list[tuple[str, str]]:
+    """Task and protocol of each column. Where ``all`` tasks are asked for, those that lack a protocol go without.
+
+    Raises:
+        RequestError: an unknown name, or a named task without data or without the protocol.
+    """
+    every = list(wanted) == ["all"]
+    tasks = [task for task in TASKS if task in suite.data] if every else list(dict.fromkeys(wanted))
+    for task in tasks:
+        if task not in TASKS:
+            raise unknown("task", task, TASKS)
+        if task not in suite.data:
+            raise RequestError(f"suite {suite.name!r} has no data for task {task!r}; it has {', '.join(suite.data)}")
+    known = list(dict.fromkeys(p for task in tasks for p in TASKS[task].protocols if p in suite.settings[task]))
+    chosen = known if list(protocols) == ["all"] else list(dict.fromkeys(protocols)) or [suite.default_protocol]
+    columns = []
+    for protocol in chosen if every else []:
+        if protocol not in known:
+            raise unknown(f"protocol of suite {suite.name}", protocol, known)
+    for task in tasks:
+        for protocol in chosen:
+            if protocol in suite.settings[task]:
+                columns.append((task, protocol))
+            elif not every and list(protocols) != ["all"]:
+                raise unknown(f"protocol of task {task} in suite {suite.name}", protocol, suite.settings[task])
+    return columns
 
 
 def resolve(recipe: Recipe, suite: Suite, budget: str, options: Sequence[str]) -> Pretraining:
@@ -276,4 +295,11 @@ def _task_option(suite: Suite, field: str, value: Any, key: str) -> Suite:
     if not setting:
         raise RequestError(f"--cfg-options {key}: name a setting, for example {key}.epochs")
     changed = {p: {**settings, setting: value} for p, settings in suite.settings[task].items()}
-    return replace(suite, settings={**suite.settings, task: changed})
+    overrides = tuple(replace(o, settings=_without(o.settings, task, setting)) for o in suite.overrides)
+    return replace(suite, settings={**suite.settings, task: changed}, overrides=overrides)
+
+
+def _without(settings: Mapping[str, Any], task: str, setting: str) -> dict[str, Any]:
+    """An override's settings without one that the user has set."""
+    own = {p: {k: v for k, v in values.items() if k != setting} for p, values in settings.get(task, {}).items()}
+    return {**settings, **({task: own} if own else {})}

@@ -54,7 +54,7 @@ def cell_of(record: Record) -> Cell:
             suite, model=made["model"], kwargs=dict(made["kwargs"]), input_size=made["input_size"],
             batch_size=made["batch_size"], budgets={**suite.budgets, record.budget: made["images_seen"]},
             fixed_crop=made["fixed_crop"], decoder=made["decoder"],
-            settings={**suite.settings, record.task: task_settings},
+            settings={**suite.settings, record.task: task_settings}, overrides=(),
             data={**suite.data, record.task: dict(config["data"])}, **({"scenes": scenes} if scenes else {}),
         )
         pretraining = Pretraining(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -12,6 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import unknown
+
+
+@dataclass(frozen=True)
+class Override:
+    """Settings that some objectives or backbones have of their own, as their papers do.
+
+    Attributes:
+        settings: per task and protocol, over the suite's.
+        objectives: their names; empty: all.
+        backbones: beginnings of timm's names; empty: all.
+    """
+
+    settings: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    objectives: Sequence[str] = ()
+    backbones: Sequence[str] = ()
+
+    def applies(self, objective: str, model: str) -> bool:
+        """Whether it is meant for a backbone of timm's name ``model`` trained by ``objective``."""
+        return (not self.objectives or objective in self.objectives) and (
+            not self.backbones or model.startswith(tuple(self.backbones)))
 
 
 @dataclass(frozen=True)
@@ -31,6 +51,8 @@ class Suite:
         scenes: arguments of :class:`benchmarks.scenes.SceneSpec` where the data are rendered on first use; None: they
             lie under ``--data-root``.
         sources: where to get each data set that is not rendered.
+        overrides: settings of some objectives or backbones; later ones win.
+        expected: per data section and part, how many pictures, lines or videos the whole set has.
     """
 
     name: str
@@ -48,6 +70,16 @@ class Suite:
     scenes: Mapping[str, int] | None = None
     default_protocol: str = "frozen"
     sources: Mapping[str, str] = field(default_factory=dict)
+    overrides: Sequence[Override] = ()
+    expected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def settings_of(self, task: str, protocol: str, objective: str) -> dict[str, Any]:
+        """The settings of a task and protocol for a backbone that ``objective`` trained."""
+        found = dict(self.settings[task][protocol])
+        for override in self.overrides:
+            if override.applies(objective, self.model):
+                found |= override.settings.get(task, {}).get(protocol, {})
+        return found
 
     @property
     def rendered(self) -> bool:
@@ -56,8 +88,16 @@ class Suite:
 
 
 def absolute(section: Mapping[str, Any], data_root: Path) -> dict[str, Any]:
-    """A data section with ``root`` made absolute; its other paths are relative to that root."""
-    return {key: str((data_root / value).resolve()) if key == "root" else value for key, value in section.items()}
+    """A data section with each ``root`` made absolute, those of sections within it too; other paths start there."""
+
+    def made(key: str, value: Any) -> Any:
+        if key == "root":
+            return str((data_root / value).resolve())
+        if isinstance(value, Mapping):
+            return absolute(value, data_root)
+        return [made("", part) for part in value] if isinstance(value, (list, tuple)) else value
+
+    return {key: made(key, value) for key, value in section.items()}
 
 
 @cache

@@ -128,6 +128,7 @@ class TimmBackbone(BaseModule):
         frozen: no gradient, always in evaluation mode.
         input_size: side or (height, width) of the pictures, in pixels; windows and relative positions are fitted to it.
         drop_path_rate: stochastic depth while fine-tuning.
+        patch_padding: pixels of zeros around the picture before it is cut into patches (ViTPose: 2).
 
     Raises:
         WeightsError: the folder cannot be read or its weights do not fit.
@@ -135,7 +136,7 @@ class TimmBackbone(BaseModule):
 
     def __init__(
         self, folder: str | Path, out_indices: Sequence[int] = (-1,), frozen: bool = True,
-        input_size: int | Sequence[int] | None = None, drop_path_rate: float = 0.0,
+        input_size: int | Sequence[int] | None = None, drop_path_rate: float = 0.0, patch_padding: int = 0,
     ) -> None:
         super().__init__()
         about = read_about(Path(folder))
@@ -151,6 +152,8 @@ class TimmBackbone(BaseModule):
         count = len(self.net.blocks) if self.is_vit else len(self.net.layers)
         self.out_indices = tuple(index % count for index in out_indices)
         self.patch = self.net.patch_embed.patch_size[0]
+        if patch_padding:
+            self.net.patch_embed.proj.padding = (patch_padding, patch_padding)
         self.stride = self.patch if self.is_vit else self.patch * 2 ** (count - 1)
         reductions = [info["num_chs"] for info in self.net.feature_info]
         self.channels = tuple(reductions[index] for index in self.out_indices)

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from downstream import common, engine
+import torch
+from mmpretrain.models.heads import ClsHead
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from downstream import attentive, common, engine, grid, neighbours
 from downstream.task import Job, Outcome, TaskError
+
+DEFAULTS = {
+    "input_size": 64, "epochs": 30, "batch_size": 128, "lr": [3e-3, 1.2e-2], "label_smoothing": 0.0,
+    "layers": None, "resize": None, "crop_scale": None, "rand_augment": False, "erase": 0.0, "mixup": 0.0,
+    "cutmix": 0.0,
+}
 
 
 def evaluate(job: Job) -> Outcome:
-    """Image folders ``{root}/{train,val}/<class>/*``; ``data`` has root, train, val."""
-    chosen = engine.settings(job, input_size=64, epochs=30, batch_size=128, lr=[3e-3, 1.2e-2], label_smoothing=0.0)
+    """Image folders ``{root}/{train,val}/<class>/*``; ``data`` has root, train, val.
+
+    ``layers`` (frozen): blocks or stages with a linear layer each, trained together with all of ``lr`` in one pass.
+    ``resize``: short side before the central crop at test time; None takes the whole picture. Augmentation of what is
+    trained on pictures: ``crop_scale`` (area of the random crop), ``rand_augment``, ``erase`` (probability), and for
+    ``finetune`` ``mixup`` and ``cutmix`` (alpha).
+    """
+    chosen = engine.settings(job, **DEFAULTS)
     root = Path(job.data["root"])
     folders = {part: common.need(root / job.data[part], "classification") for part in ("train", "val")}
     classes = [path.name for path in sorted(folders["train"].iterdir()) if path.is_dir()]
@@ -19,17 +37,92 @@ def evaluate(job: Job) -> Outcome:
     extra = {path.name for path in folders["val"].iterdir() if path.is_dir()} - set(classes)
     if extra:
         raise TaskError(f"classification: {folders['val']} holds classes that train lacks: {', '.join(sorted(extra))}")
-    outcome, seen, _ = engine.run(job, recipe(job, chosen, classes), chosen)
-    return Outcome({"top1": outcome["accuracy/top1"], "top5": outcome[f"accuracy/top{min(5, len(classes))}"]}, seen)
+    found = engine.run(job, recipe(job, chosen, classes), chosen)
+    top5 = found.numbers[f"accuracy/top{min(5, len(classes))}"]
+    return Outcome({"top1": found.numbers["accuracy/top1"], "top5": top5}, found.seen, chosen=found.chosen)
+
+
+@MODELS.register_module()
+class NeighbourClsHead(ClsHead):
+    """Classes by the nearest training pictures."""
+
+    balanced = False  # judged by the share of hits
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.memory = neighbours.Memory(num_classes)
+
+    def rows(self, maps: tuple[Tensor, ...], samples: list) -> list[tuple[Tensor, Tensor]]:
+        """Key and label of each picture: (1, D) and (1,)."""
+        keys = self.keys(maps)
+        return [(key[None], sample.gt_label) for key, sample in zip(keys, samples, strict=True)]
+
+    def keys(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """The mean over each picture: (B, ΣD)."""
+        return torch.cat([x.mean((2, 3)) for x in maps], 1)
+
+    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """Maps -> scores (B, classes)."""
+        return self.memory(self.keys(feats))
+
+
+def parts(job: Job, chosen: dict[str, Any], classes: int) -> dict[str, Any]:
+    """Backbone, neck and head of the protocol."""
+    if job.protocol == "frozen" and chosen["layers"]:
+        chosen["out_indices"] = tuple(chosen["layers"])
+    widths = engine.channels(job, chosen)
+    common_head = {"num_classes": classes, "topk": (1, min(5, classes))}
+    backbone = engine.backbone(job, chosen)
+    if job.protocol == "knn":
+        return {"backbone": backbone, "head": {"type": "mmpretrain.NeighbourClsHead", **common_head}}
+    if chosen["label_smoothing"]:
+        loss = {"type": "LabelSmoothLoss", "label_smooth_val": chosen["label_smoothing"]}
+    else:  # mixed labels are soft ones
+        soft = {"use_soft": True} if chosen["mixup"] or chosen["cutmix"] else {}
+        loss = {"type": "CrossEntropyLoss", **soft}
+    if job.protocol == "frozen" and chosen["layers"]:
+        rates = chosen["lr"] if isinstance(chosen["lr"], (list, tuple)) else [chosen["lr"]]
+        return {
+            "backbone": backbone, "neck": {"type": grid.EachPooled, "channels": widths},
+            "head": {"type": grid.GridClsHead, "channels": widths, "layers": chosen["layers"], "rates": rates,
+                     "loss": {"type": "CrossEntropyLoss"}, **common_head},
+        }
+    neck: dict[str, Any] = {"type": "mmengine.FeatureNorm", "channels": widths, "pool": True}
+    if job.protocol == "attentive":
+        neck = attentive.pool(chosen, widths)
+    return {
+        "backbone": backbone, "neck": neck,
+        "head": {"type": "mmpretrain.LinearClsHead", "in_channels": sum(widths), "loss": loss, **common_head},
+    }
 
 
 def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
     """The model and data of the task in mmpretrain's terms."""
-    widths = engine.channels(job, chosen)
-    read = [{"type": "mmengine.ReadPicture"}, {"type": "mmengine.AreaResize", "size": chosen["input_size"]}]
-    flip = [{"type": "mmpretrain.RandomFlip", "prob": 0.5, "direction": "horizontal"}]
+    size = common.pair(chosen["input_size"])
+    read = [{"type": "mmengine.ReadPicture"}]
+    whole = [{"type": "mmengine.AreaResize", "size": chosen["input_size"]}]
+    if chosen["resize"] is not None:
+        whole = [
+            {"type": "mmpretrain.ResizeEdge", "scale": chosen["resize"], "edge": "short", "backend": "pillow",
+             "interpolation": "bicubic"},
+            {"type": "mmpretrain.CenterCrop", "crop_size": size},
+        ]
+    augment = whole
+    if chosen["crop_scale"] is not None:
+        augment = [{"type": "mmpretrain.RandomResizedCrop", "scale": size[::-1], "backend": "pillow",
+                    "interpolation": "bicubic", "crop_ratio_range": tuple(chosen["crop_scale"])}]
+    augment = [*augment, {"type": "mmpretrain.RandomFlip", "prob": 0.5, "direction": "horizontal"}]
+    if chosen["rand_augment"]:  # as MAE, BEiT and SimMIM: timm's rand-m9-mstd0.5-inc1
+        augment.append({
+            "type": "mmpretrain.RandAugment", "policies": "timm_increasing", "num_policies": 2, "total_level": 10,
+            "magnitude_level": 9, "magnitude_std": 0.5, "hparams": {"interpolation": "bicubic"},
+        })
+    if chosen["erase"]:
+        augment.append({"type": "mmpretrain.RandomErasing", "erase_prob": chosen["erase"], "mode": "rand",
+                        "max_area_ratio": 1 / 3})
+    mixed = [{"type": name, "alpha": chosen[key]} for name, key in (("Mixup", "mixup"), ("CutMix", "cutmix"))
+             if chosen[key] and job.protocol == "finetune"]
     pack = [{"type": "mmpretrain.PackInputs"}]
-    top5 = min(5, len(classes))
 
     def data(part: str, pipeline: list[dict]) -> dict:
         return {
@@ -37,22 +130,15 @@ def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
             "metainfo": {"classes": classes}, "pipeline": pipeline,
         }
 
+    more = {"num_classes": len(classes), "batch_augments": {"augments": mixed}} if mixed else {}
     return engine.Recipe(
         scope="mmpretrain",
         model={
-            "type": "mmpretrain.ImageClassifier",
-            "backbone": engine.backbone(job, chosen),
-            "neck": {"type": "mmengine.FeatureNorm", "channels": widths, "pool": True},
-            "head": {
-                "type": "mmpretrain.LinearClsHead", "num_classes": len(classes), "in_channels": sum(widths),
-                "loss": {"type": "LabelSmoothLoss", "label_smooth_val": chosen["label_smoothing"]}
-                if chosen["label_smoothing"] else {"type": "CrossEntropyLoss"},
-                "topk": (1, top5),
-            },
-            "data_preprocessor": common.preprocessor("mmpretrain.ClsDataPreprocessor"),
+            "type": "mmpretrain.ImageClassifier", **parts(job, chosen, len(classes)),
+            "data_preprocessor": common.preprocessor("mmpretrain.ClsDataPreprocessor", **more),
         },
-        train=data("train", read + pack),
-        train_augmented=data("train", read + flip + pack),
-        test=data("val", read + pack),
-        metric={"type": "mmpretrain.Accuracy", "topk": (1, top5)},
+        train=data("train", read + whole + pack),
+        train_augmented=data("train", read + augment + pack),
+        test=data("val", read + whole + pack),
+        metric={"type": "mmpretrain.Accuracy", "topk": (1, min(5, len(classes)))},
     )

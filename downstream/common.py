@@ -68,6 +68,22 @@ class AreaResize(BaseTransform):
 
 
 @TRANSFORMS.register_module()
+class ResizePicture(BaseTransform):
+    """The picture, ratio kept, to at most ``scale`` (long side, short side), bilinear; annotations stay."""
+
+    def __init__(self, scale: tuple[int, int]) -> None:
+        self.long, self.short = max(scale), min(scale)
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        height, width = results["img"].shape[:2]
+        factor = min(self.long / max(height, width), self.short / min(height, width))
+        size = (round(width * factor), round(height * factor))
+        results["img"] = cv2.resize(results["img"], size, interpolation=cv2.INTER_LINEAR)
+        results["img_shape"] = size[::-1]
+        return results
+
+
+@TRANSFORMS.register_module()
 class NearestAnnotation(BaseTransform):
     """A map of labels or depths to (height, width) by nearest neighbour: for training, where batches need one size."""
 
@@ -132,7 +148,7 @@ class FeatureNorm(BaseModule):
 
 def preprocessor(kind: str, **more: Any) -> dict[str, Any]:
     """An OpenMMLab data preprocessor for pictures that :class:`ReadPicture` read."""
-    return {"type": kind, "mean": MEAN, "std": STD, **more}
+    return {"type": kind, **{"mean": MEAN, "std": STD, **more}}
 
 
 def need(path: Path, what: str) -> Path:

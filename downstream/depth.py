@@ -1,49 +1,79 @@
-"""Depth: mmseg's DepthEstimator, linear from a token to its patch's depths, SiLog; metrics per picture, averaged."""
+"""Depth: mmseg's DepthEstimator, linear or the head of 2205.13543, SiLog; metrics per picture, averaged."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 from mmseg.datasets import BaseSegDataset
 from mmseg.evaluation.metrics.depth_metric import DepthMetric as MmsegDepthMetric
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
 from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
-from torch import Tensor
+from torch import Tensor, nn
 
-from downstream import common, engine
+from downstream import attentive, common, engine
 from downstream.dense import LinearDenseMixin
 from downstream.task import Job, Outcome, TaskError
 
 MIN_DEPTH = 1e-3  # metres: below it a pixel counts as invalid (SwinTransformer/MIM-Depth-Estimation)
-CROPS = {None: None, "eigen": "nyu_crop"}  # rows 45:471, columns 41:601 of 640 x 480
+# Shares of height and width that are scored: top, bottom, left, right (SwinTransformer/MIM-Depth-Estimation).
+CROPS = {
+    None: None,
+    "eigen": (45 / 480, 471 / 480, 41 / 640, 601 / 640),  # rows 45:471, columns 41:601 of 640 x 480
+    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
+}
+KB_CROP = (352, 1216)  # KITTI: the bottom middle, where the sensor reaches
+HEADS = ("linear", "deconv")
+DEFAULTS = {
+    "input_size": 64, "epochs": 8, "batch_size": 32, "lr": [4e-3, 1.6e-2], "upsample": 4, "head": "linear",
+    "crop_size": None, "colour": False, "cut_depth": 0.0, "flip_test": False, "window": None, "window_stride": None,
+    "imagenet_norm": True,
+}
 
 
 def evaluate(job: Job) -> Outcome:
-    """NYUv2 layout of BTS: lists of "/scene/rgb.jpg /scene/depth.png"; 16-bit depth, 0 = invalid.
+    """NYUv2 layout of BTS, and KITTI's: lists of "rgb.jpg depth.png"; 16-bit depth, 0 = invalid.
 
-    ``data``: root, train_list, test_list, max_depth (m), depth_scale (units per metre), crop (None or "eigen").
+    ``data``: root, train_list, test_list, max_depth (m), depth_scale (units per metre), crop (None, "eigen" or "garg":
+    the part that is scored), kb_crop (KITTI: pictures are cut to 352 x 1216 first).
+
+    ``head``: "linear", or "deconv", the official head of 2205.13543 (last stage only). ``crop_size``: training takes
+    random crops of that size from whole pictures, the test whole pictures; None: pictures at ``input_size``.
+    ``colour`` and ``cut_depth`` (probability) augment. ``flip_test`` averages with the mirrored picture, ``window``
+    (height, width) moved by ``window_stride`` averages windows. ``imagenet_norm`` False: pixels from 0 to 1.
     """
-    chosen = engine.settings(job, input_size=64, epochs=8, batch_size=32, lr=[4e-3, 1.6e-2], upsample=4)
+    chosen = engine.settings(job, **DEFAULTS)
     if job.data.get("crop") not in CROPS:
-        raise TaskError(f"depth: crop {job.data['crop']!r} is neither None nor 'eigen'")
+        raise TaskError(f"depth: crop {job.data['crop']!r} is not one of None, 'eigen', 'garg'")
+    if chosen["head"] not in HEADS:
+        raise TaskError(f"depth: head {chosen['head']!r} is not one of {', '.join(HEADS)}")
     for key in ("train_list", "test_list"):
         common.need(Path(job.data["root"]) / job.data[key], "depth")
-    outcome, seen, metric = engine.run(job, recipe(job, chosen), chosen)
-    metrics = {"rmse": outcome["rmse"], "d1": 100 * outcome["d1"], "abs_rel": outcome["abs_rel"]}
-    return Outcome(metrics, seen, {"rmse": metric.per_item})
+    found = engine.run(job, recipe(job, chosen), chosen)
+    numbers = found.numbers
+    metrics = {"rmse": numbers["rmse"], "d1": 100 * numbers["d1"], "abs_rel": numbers["abs_rel"]}
+    return Outcome(metrics, found.seen, {"rmse": found.metric.per_item}, found.chosen)
 
 
 @DATASETS.register_module()
 class DepthList(BaseSegDataset):
-    """Pictures with depth from a list file of BTS's form; paths start at the data root or at its first sub-folder."""
+    """Pictures with depth from a list file of BTS's form; paths start at the data root or at one of its folders."""
+
+    FOLDERS = (  # of NYUv2 and KITTI as BTS and GLPDepth lay them out, and as KITTI is unpacked
+        "", "nyu_depth_v2", "nyu_depth_v2/official_splits/test", "raw", "raw_data", "input", "gt_depth",
+        "data_depth_annotated", "data_depth_annotated/train", "data_depth_annotated/val",
+    )
 
     METAINFO = {"classes": ("depth",), "palette": [[0, 0, 0]]}  # noqa: RUF012 (mmengine copies it)
 
     def load_data_list(self) -> list[dict]:
-        """One entry a line of the list.
+        """One entry a line of the list; lines whose depth is "None" are left out (KITTI's Eigen split has some).
 
         Raises:
             TaskError: a line without two paths, or a file that is not there.
@@ -56,6 +86,8 @@ class DepthList(BaseSegDataset):
             paths = line.split()[:2]
             if len(paths) < 2:
                 raise TaskError(f"{listing} line {number}: a picture and a depth map are needed, not {line!r}")
+            if paths[1] == "None":
+                continue
             picture, depth = (self._find(path, listing, number) for path in paths)
             rows.append({"img_path": str(picture), "depth_map_path": str(depth), "seg_fields": [],
                          "label_map": None, "reduce_zero_label": False})
@@ -69,8 +101,7 @@ class DepthList(BaseSegDataset):
         raise TaskError(f"{listing} line {number} names {name}, which is not under {self.data_root}")
 
     def _bases(self) -> list[Path]:
-        root = Path(self.data_root)
-        folders = [root, root / "nyu_depth_v2", root / "nyu_depth_v2" / "official_splits" / "test"]
+        folders = [Path(self.data_root) / name for name in self.FOLDERS]
         return [folder for folder in folders if folder.is_dir()]
 
 
@@ -116,9 +147,111 @@ class LinearDepthHead(LinearDenseMixin, BaseDecodeHead):
         return resize(seg_logits, size=size, mode="bilinear", align_corners=False)
 
 
+@MODELS.register_module()
+class DeconvDepthHead(LinearDepthHead):
+    """The official head of 2205.13543 on the last map (SwinTransformer/MIM-Depth-Estimation: models/model.py).
+
+    2x2 deconvolutions of 32 channels (BN, ReLU) to stride 4, three from Swin's stride of 32; a 3x3 convolution to
+    ``width`` (BN, ReLU); twice the size by bilinear interpolation, twice; a 3x3 convolution, ReLU and a 3x3 convolution
+    to one channel. Weights start at std .001.
+    """
+
+    def __init__(self, width: int, deconvolutions: int, **kwargs: Any) -> None:
+        super().__init__(upsample=1, **kwargs)
+        layers: list[nn.Module] = []
+        channels = self.channels
+        for _ in range(deconvolutions):
+            layers += [nn.ConvTranspose2d(channels, 32, 2, stride=2, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
+            channels = 32
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False) for _ in range(2)]
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 1, 3, padding=1)]
+        self.conv_seg = nn.Sequential(*layers)
+        for module in self.conv_seg:
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.normal_(module.weight, std=1e-3)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
+        """SiLog over the valid pixels of the whole batch, as the official code has it."""
+        truth = torch.stack([sample.gt_depth_map.data for sample in batch_data_samples])
+        metres = resize(seg_logits, size=truth.shape[2:], mode="bilinear", align_corners=False)
+        return {"loss_depth": self.loss_decode(metres.reshape(1, -1), truth.reshape(1, -1))}
+
+
+@TRANSFORMS.register_module()
+class CutDense(BaseTransform):
+    """Picture and depth cut to (height, width) pixels: at random, or ``bottom``: the bottom rows, the middle columns.
+
+    Raises:
+        TaskError: the picture is smaller.
+    """
+
+    def __init__(self, size: tuple[int, int], bottom: bool = False) -> None:
+        self.height, self.width, self.bottom = *size, bottom
+
+    def transform(self, results: dict) -> dict:
+        spare = [have - want for have, want in zip(results["img"].shape, (self.height, self.width), strict=False)]
+        if min(spare) < 0:
+            raise TaskError(
+                f"{results['img_path']} is smaller than the crop of {self.height} x {self.width}; lower crop_size"
+            )
+        top, left = spare[0], spare[1] // 2
+        if not self.bottom:
+            top, left = (np.random.randint(0, room + 1) for room in spare)
+        for key in ("img", "gt_depth_map"):
+            results[key] = np.ascontiguousarray(results[key][top : top + self.height, left : left + self.width])
+        results["img_shape"] = results["ori_shape"] = (self.height, self.width)
+        return results
+
+
+@TRANSFORMS.register_module()
+class ColourJitter(BaseTransform):
+    """Brightness and contrast, gamma, hue, saturation and value, each with probability one half, R, G, B in and out.
+
+    Ranges of albumentations' defaults, which the official code takes: ±.2, ±.2, gamma .8 to 1.2, ±20, ±30, ±20.
+    """
+
+    def transform(self, results: dict) -> dict:
+        picture = results["img"].astype(np.float32)
+        if np.random.rand() < 0.5:
+            contrast, brightness = 1 + np.random.uniform(-0.2, 0.2, 2)
+            picture = picture * contrast + 255 * (brightness - 1)
+        if np.random.rand() < 0.5:
+            picture = 255 * (picture.clip(0, 255) / 255) ** np.random.uniform(0.8, 1.2)
+        picture = picture.clip(0, 255).astype(np.uint8)
+        if np.random.rand() < 0.5:
+            hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV).astype(np.float32)
+            hsv += np.random.uniform(-1, 1, 3) * (20, 30, 20)
+            hsv[..., 0] %= 180
+            picture = cv2.cvtColor(hsv.clip(0, 255).astype(np.uint8), cv2.COLOR_HSV2RGB)
+        results["img"] = picture
+        return results
+
+
 @METRICS.register_module()
 class PictureDepthMetric(MmsegDepthMetric):
-    """mmseg's depth metric (per picture, then averaged); keeps each picture's RMSE, leaves out those without depth."""
+    """mmseg's depth metric (per picture, then averaged); keeps each picture's RMSE, leaves out those without depth.
+
+    Args:
+        crop: a key of :data:`CROPS`, the part of the picture that is scored.
+    """
+
+    def __init__(self, crop: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.crop = CROPS[crop]
+
+    def _get_eval_mask(self, gt_depth: Tensor) -> Tensor:
+        valid = (gt_depth > self.min_depth_eval) & (gt_depth < self.max_depth_eval)
+        if self.crop is None:
+            return valid
+        height, width = gt_depth.shape
+        sides = zip(self.crop, (height, height, width, width), strict=True)
+        top, bottom, left, right = (int(share * side + 1e-6) for share, side in sides)
+        inside = torch.zeros_like(valid)
+        inside[top:bottom, left:right] = True
+        return valid & inside
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         scored = [(truth, metres) for truth, metres in results if len(truth)]
@@ -128,20 +261,56 @@ class PictureDepthMetric(MmsegDepthMetric):
         return super().compute_metrics(scored)
 
 
+def parts(job: Job, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Backbone, neck and head of the protocol."""
+    widths, backbone = engine.channels(job, chosen), engine.backbone(job, chosen)
+    shared = {"in_index": 0, "dropout_ratio": 0.0, "max_depth": float(job.data["max_depth"]),
+              "loss_decode": {"type": "SiLogLoss"}, "align_corners": False}
+    if chosen["head"] == "deconv" and job.protocol != "attentive":
+        last = widths[-1]
+        return {"backbone": backbone, "decode_head": {
+            "type": "mmseg.DeconvDepthHead", "in_channels": last, "channels": last, **shared, "in_index": -1,
+            # Swin: the width of the first stage, an eighth of the last one's; a ViT has one width
+            "width": last // 8 if engine.hierarchical(job, chosen) else last // 4,
+            "deconvolutions": max(0, round(math.log2(engine.stride(job, chosen) / 4))),
+        }}
+    neck, width = {"type": "mmengine.FeatureNorm", "channels": widths}, sum(widths)
+    if job.protocol == "attentive":
+        neck, width = attentive.blocks(chosen, widths)
+    return {"backbone": backbone, "neck": neck, "decode_head": {
+        "type": "mmseg.LinearDepthHead", "in_channels": width, "channels": width, "upsample": chosen["upsample"],
+        **shared,
+    }}
+
+
 def recipe(job: Job, chosen: dict) -> engine.Recipe:
     """The model and data of the task in mmseg's terms."""
-    widths = engine.channels(job, chosen)
-    size = common.pair(chosen["input_size"])
-    data_section = job.data
+    size, data_section = common.pair(chosen["input_size"]), job.data
     max_depth = float(data_section["max_depth"])
     read = [
         {"type": "mmengine.ReadPicture"},
         {"type": "mmseg.ReadDepth", "scale": data_section["depth_scale"], "max_depth": max_depth},
-        {"type": "mmengine.AreaResize", "size": size},
     ]
+    if data_section.get("kb_crop"):
+        read.append({"type": "mmseg.CutDense", "size": KB_CROP, "bottom": True})
+    fit = [{"type": "mmengine.AreaResize", "size": size}]
     small = [{"type": "mmengine.NearestAnnotation", "key": "gt_depth_map", "size": size}]
     flip = [{"type": "mmengine.FlipDense", "key": "gt_depth_map"}]
     pack = [{"type": "mmseg.PackSegInputs"}]
+    train, test, augment = fit + small, fit, fit + small + flip
+    if chosen["crop_size"] is not None:
+        size = common.pair(chosen["crop_size"])
+        train = augment = [*flip, {"type": "mmseg.CutDense", "size": size}]
+        test = []
+    if chosen["cut_depth"]:  # vertical CutDepth, on pictures that are still without colour changes
+        augment = [*augment, {"type": "mmseg.RandomDepthMix", "prob": chosen["cut_depth"], "mix_scale_ratio": 0.75}]
+    if chosen["colour"]:
+        augment = [*augment, {"type": "mmseg.ColourJitter"}]
+    test_cfg: dict[str, Any] = {"mode": "whole"}
+    if chosen["flip_test"]:
+        window = common.pair(chosen["window"] or size)
+        test_cfg = {"mode": "slide_flip", "crop_size": window, "stride": common.pair(chosen["window_stride"] or window)}
+    pixels = {} if chosen["imagenet_norm"] else {"mean": [0.0] * 3, "std": [255.0] * 3}
 
     def data(part: str, pipeline: list[dict]) -> dict:
         return {
@@ -152,22 +321,15 @@ def recipe(job: Job, chosen: dict) -> engine.Recipe:
     return engine.Recipe(
         scope="mmseg",
         model={
-            "type": "mmseg.DepthEstimator",
-            "backbone": engine.backbone(job, chosen),
-            "neck": {"type": "mmengine.FeatureNorm", "channels": widths},
-            "decode_head": {
-                "type": "mmseg.LinearDepthHead", "in_channels": sum(widths), "channels": sum(widths), "in_index": 0,
-                "upsample": chosen["upsample"], "dropout_ratio": 0.0, "max_depth": max_depth,
-                "loss_decode": {"type": "SiLogLoss"}, "align_corners": False,
-            },
-            "data_preprocessor": common.preprocessor("mmseg.SegDataPreProcessor", size=size),
-            "test_cfg": {"mode": "whole"},
+            "type": "mmseg.DepthEstimator", **parts(job, chosen),
+            "data_preprocessor": common.preprocessor("mmseg.SegDataPreProcessor", size=size, **pixels),
+            "test_cfg": test_cfg,
         },
-        train=data("train_list", read + small + pack),
-        train_augmented=data("train_list", read + small + flip + pack),
-        test=data("test_list", read + pack),
+        train=data("train_list", read + train + pack),
+        train_augmented=data("train_list", read + augment + pack),
+        test=data("test_list", read + test + pack),
         metric={
-            "type": "mmseg.PictureDepthMetric",
-            "min_depth_eval": MIN_DEPTH, "max_depth_eval": max_depth, "crop_type": CROPS[data_section.get("crop")],
+            "type": "mmseg.PictureDepthMetric", "min_depth_eval": MIN_DEPTH, "max_depth_eval": max_depth,
+            "crop": data_section.get("crop"),
         },
     )

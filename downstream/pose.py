@@ -1,57 +1,93 @@
-"""Pose: mmpose's TopdownPoseEstimator with a heat-map head on ground-truth boxes; average precision under OKS."""
+"""Pose: mmpose's TopdownPoseEstimator with a heat-map head on people's boxes; average precision under OKS."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mmpose.datasets.datasets.body import CocoDataset
+from mmpose.datasets.datasets.body import CocoDataset, CrowdPoseDataset
 from mmpose.models.heads import HeatmapHead
 from mmpose.registry import DATASETS, MODELS
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from downstream import common, engine
+from downstream import attentive, common, engine
 from downstream.dense import PatchLinear
 from downstream.task import Job, Outcome, TaskError
+
+HEADS = ("linear", "classic", "simple")
+DEFAULTS = {
+    "input_size": 64, "epochs": 12, "batch_size": 32, "lr": [4e-3, 1.6e-2], "head": "linear", "upsample": 4,
+    "sigma": 1.5, "flip_test": True, "deconv": (256, 256), "half_body": False, "loss_weight": 100.0, "patch_padding": 0,
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What differs between the data sets of people.
+
+    Attributes:
+        dataset: mmpose's class, whose meta information has the names, the flips and the sigmas of OKS.
+        count: key points of a person.
+        metric: arguments of mmpose's CocoMetric: CrowdPose has its own matching and no areas.
+    """
+
+    dataset: str
+    count: int
+    metric: dict[str, Any]
+
+
+LAYOUTS = {
+    "coco": Layout("CocoKeypoints", 17, {}),
+    "crowdpose": Layout("CrowdPoseKeypoints", 14, {"use_area": False, "iou_type": "keypoints_crowd"}),
+}
 
 
 def evaluate(job: Job) -> Outcome:
     """COCO key-point JSON. ``data``: root, {train,val}_images, {train,val}_annotations, relative to root.
 
-    ``input_size`` is (height, width) of the crop, whose box is padded by 1.25 (mmpose); the heat map is ``upsample``
-    times as fine as the tokens. ``head``: "linear", or "classic" (two deconvolutions of 256 channels, ViTPose).
+    ``layout`` in ``data`` is "coco" (the default) or "crowdpose"; ``val_boxes`` names a detector's result file, whose
+    boxes are used at test time; None: the ground truth's.
+
+    ``input_size`` is (height, width) of the crop, whose box is padded by 1.25 (mmpose). ``head``: "linear" (the heat
+    map is ``upsample`` times as fine as the tokens), "classic" (deconvolutions of ``deconv`` channels, ViTPose: two of
+    256) or "simple" (ReLU, 4 times bilinear, one 3x3 convolution, ViTPose). ``patch_padding``: pixels of padding before
+    the patches (ViTPose: 2).
     """
-    chosen = engine.settings(
-        job, input_size=64, epochs=12, batch_size=32, lr=[4e-3, 1.6e-2], head="linear", upsample=4, sigma=1.5,
-        flip_test=True, deconv=(256, 256),
-    )
-    if chosen["head"] not in ("linear", "classic"):
-        raise TaskError(f"pose: head {chosen['head']!r} is neither 'linear' nor 'classic'")
-    root = Path(job.data["root"])
+    chosen = engine.settings(job, **DEFAULTS)
+    if chosen["head"] not in HEADS:
+        raise TaskError(f"pose: head {chosen['head']!r} is not one of {', '.join(HEADS)}")
+    if job.data.get("layout", "coco") not in LAYOUTS:
+        raise TaskError(f"pose: layout {job.data['layout']!r} is not one of {', '.join(LAYOUTS)}")
+    root, layout = Path(job.data["root"]), LAYOUTS[job.data.get("layout", "coco")]
     for part in ("train", "val"):
         common.need(root / job.data[f"{part}_images"], "pose")
         common.need(root / job.data[f"{part}_annotations"], "pose")
-        check_annotations(root / job.data[f"{part}_annotations"], root / job.data[f"{part}_images"])
-    outcome, seen, _ = engine.run(job, recipe(job, chosen), chosen)
+        check_annotations(root / job.data[f"{part}_annotations"], root / job.data[f"{part}_images"], layout.count)
+    if job.data.get("val_boxes"):
+        common.need(root / job.data["val_boxes"], "pose")
+    found = engine.run(job, recipe(job, chosen), chosen)
     # pycocotools says -1 where a score is not defined: no detection at all
-    metrics = {name: 100 * max(0.0, outcome[f"coco/{key}"]) for name, key in
+    metrics = {name: 100 * max(0.0, found.numbers[f"coco/{key}"]) for name, key in
                (("AP", "AP"), ("AP50", "AP .5"), ("AR", "AR"))}
-    return Outcome(metrics, seen)
+    return Outcome(metrics, found.seen, chosen=found.chosen)
 
 
-def check_annotations(path: Path, images: Path) -> None:
-    """Raises TaskError where the file is not COCO key-point JSON or names a picture that is not there."""
+def check_annotations(path: Path, images: Path, count: int) -> None:
+    """Raises TaskError where the file is not COCO key-point JSON of ``count`` points or a picture is not there."""
     try:
         content = json.loads(path.read_text())
         names = [image["file_name"] for image in content["images"]]
-        count = len(content["categories"][0]["keypoints"])
-        bad = next((a["id"] for a in content["annotations"] if len(a["keypoints"]) != 3 * count), None)
+        found = len(content["categories"][0]["keypoints"])
+        bad = next((a["id"] for a in content["annotations"] if len(a["keypoints"]) != 3 * found), None)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise TaskError(f"{path} is not COCO key-point JSON ({type(error).__name__}: {error})") from error
     if bad is not None:
-        raise TaskError(f"{path}: annotation {bad} does not have {count} key points of three numbers")
-    if count != 17:
-        raise TaskError(f"{path}: {count} key points; this task scores COCO's 17")
+        raise TaskError(f"{path}: annotation {bad} does not have {found} key points of three numbers")
+    if found != count:
+        raise TaskError(f"{path}: {found} key points where the layout has {count}; check the suite's layout")
     missing = next((name for name in names if not (images / name).is_file()), None)
     if missing is not None:
         raise TaskError(f"{path} names {missing}, which is not in {images}; complete the data set")
@@ -73,57 +109,94 @@ class LinearHeatmapHead(HeatmapHead):
         return self.final_layer(feats[-1])
 
 
-@DATASETS.register_module()
-class CocoKeypoints(CocoDataset):
-    """mmpose's COCO data set, ground-truth boxes of people with at least one labelled key point."""
+@MODELS.register_module()
+class SimpleHeatmapHead(HeatmapHead):
+    """ViTPose's simple decoder: ReLU, four times the size by bilinear interpolation, one 3x3 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, **kwargs) -> None:
+        super().__init__(
+            in_channels, out_channels, deconv_out_channels=None, final_layer={"kernel_size": 3, "padding": 1}, **kwargs
+        )
+
+    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """One map (B, D, h, w) -> heat maps (B, points, 4h, 4w)."""
+        return super().forward((interpolate(feats[-1].relu(), scale_factor=4, mode="bilinear"),))
+
+
+class _Labelled:
+    """Only people with at least one labelled key point; of a detector's boxes (which have no labels) all."""
 
     def load_data_list(self) -> list[dict]:
         rows = super().load_data_list()
         return [row for row in rows if row["keypoints_visible"].any()]
 
 
+@DATASETS.register_module()
+class CocoKeypoints(_Labelled, CocoDataset):
+    """mmpose's COCO data set."""
+
+
+@DATASETS.register_module()
+class CrowdPoseKeypoints(_Labelled, CrowdPoseDataset):
+    """mmpose's CrowdPose data set."""
+
+
+def parts(job: Job, chosen: dict[str, Any], codec: dict[str, Any], points: int, scale: int) -> dict[str, Any]:
+    """Backbone, neck and head of the protocol; ``scale``: cells of the heat map along a token."""
+    widths, backbone = engine.channels(job, chosen), engine.backbone(job, chosen)
+    if chosen["patch_padding"]:
+        backbone["patch_padding"] = chosen["patch_padding"]
+    neck, width = {"type": "mmengine.FeatureNorm", "channels": widths}, sum(widths)
+    if job.protocol == "attentive":
+        neck, width = attentive.blocks(chosen, widths)
+    kinds: dict[str, dict[str, Any]] = {
+        "linear": {"type": "mmpose.LinearHeatmapHead", "upsample": scale},
+        "classic": {"type": "mmpose.HeatmapHead", "deconv_out_channels": tuple(chosen["deconv"]),
+                    "deconv_kernel_sizes": (4,) * len(chosen["deconv"])},
+        "simple": {"type": "mmpose.SimpleHeatmapHead"},
+    }
+    loss = {"type": "KeypointMSELoss", "use_target_weight": True, "loss_weight": chosen["loss_weight"]}
+    return {
+        "backbone": backbone, "neck": neck,
+        "head": {"in_channels": width, "out_channels": points, **kinds[chosen["head"]], "loss": loss, "decoder": codec},
+    }
+
+
 def recipe(job: Job, chosen: dict) -> engine.Recipe:
     """The model and data of the task in mmpose's terms."""
-    widths = engine.channels(job, chosen)
+    layout = LAYOUTS[job.data.get("layout", "coco")]
     height, width = common.pair(chosen["input_size"])
     stride = engine.stride(job, chosen)
-    linear = chosen["head"] == "linear"
-    scale = chosen["upsample"] if linear else 2 ** len(chosen["deconv"])
+    scale = {"linear": chosen["upsample"], "classic": 2 ** len(chosen["deconv"]), "simple": 4}[chosen["head"]]
     heatmap = (width // stride * scale, height // stride * scale)
     codec = {"type": "UDPHeatmap", "input_size": (width, height), "heatmap_size": heatmap, "sigma": chosen["sigma"]}
     root = Path(job.data["root"])
     read = [{"type": "mmengine.ReadPicture"}, {"type": "mmpose.GetBBoxCenterScale", "padding": 1.25}]
     augment = [{"type": "mmpose.RandomFlip", "direction": "horizontal"},
+               *([{"type": "mmpose.RandomHalfBody"}] if chosen["half_body"] else []),
                {"type": "mmpose.RandomBBoxTransform", "rotate_factor": 40.0}]
     affine = [{"type": "mmpose.TopdownAffine", "input_size": (width, height), "use_udp": True}]
     target = [{"type": "mmpose.GenerateTarget", "encoder": codec}]
     pack = [{"type": "mmpose.PackPoseInputs"}]
 
     def data(part: str, pipeline: list[dict], test: bool = False) -> dict:
+        boxes = job.data.get("val_boxes") if test else None
         return {
-            "type": "mmpose.CocoKeypoints", "data_root": str(root), "data_mode": "topdown",
+            "type": f"mmpose.{layout.dataset}", "data_root": str(root), "data_mode": "topdown",
             "ann_file": job.data[f"{part}_annotations"], "data_prefix": {"img": job.data[f"{part}_images"]},
-            "test_mode": test, "pipeline": pipeline,
+            "test_mode": test, "pipeline": pipeline, **({"bbox_file": str(root / boxes)} if boxes else {}),
         }
 
     return engine.Recipe(
         scope="mmpose",
         model={
-            "type": "mmpose.TopdownPoseEstimator",
-            "backbone": engine.backbone(job, chosen),
-            "neck": {"type": "mmengine.FeatureNorm", "channels": widths},
-            "head": {
-                "in_channels": sum(widths), "out_channels": 17,
-                **({"type": "mmpose.LinearHeatmapHead", "upsample": scale} if linear else
-                   {"type": "mmpose.HeatmapHead", "deconv_out_channels": tuple(chosen["deconv"]),
-                    "deconv_kernel_sizes": (4,) * len(chosen["deconv"])}),
-                "loss": {"type": "KeypointMSELoss", "use_target_weight": True, "loss_weight": 100.0}, "decoder": codec,
-            },
+            "type": "mmpose.TopdownPoseEstimator", **parts(job, chosen, codec, layout.count, scale),
             "data_preprocessor": common.preprocessor("mmpose.PoseDataPreprocessor"),
             "test_cfg": {"flip_test": chosen["flip_test"], "flip_mode": "heatmap", "shift_heatmap": False},
         },
         train=data("train", read + affine + target + pack),
         train_augmented=data("train", read + augment + affine + target + pack),
         test=data("val", read + affine + pack, test=True),
-        metric={"type": "mmpose.CocoMetric", "ann_file": str(root / job.data["val_annotations"])},
+        metric={"type": "mmpose.CocoMetric", "ann_file": str(root / job.data["val_annotations"]), "prefix": "coco",
+                **layout.metric},
     )

@@ -10,7 +10,7 @@ import importlib
 import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Job:
 
     backbone: Path  # folder with backbone.safetensors and backbone.json
     task: str
-    protocol: str  # frozen | finetune
+    protocol: str  # one of the task's: frozen | finetune | knn | attentive
     data: dict[str, Any]  # the suite's data section of the task; paths absolute
     settings: dict[str, Any]  # the suite's settings of the task and protocol: input_size, epochs, batch_size, lr, …
     seed: int
@@ -74,9 +74,13 @@ class Outcome:
     metrics: dict[str, float]
     train_images: int  # images the head (or the whole model) saw in training, repetitions counted
     items: dict[str, list[float]] = field(default_factory=dict)  # metric name -> one score per test item, in order
+    chosen: dict[str, Any] = field(default_factory=dict)  # what a part cut from the training data chose: lr, k, …
 
 
 FROZEN_FINETUNE = ("frozen", "finetune")
+# A tracker's frozen head is attention over the tokens of both crops already: it has no `attentive` besides.
+DENSE = ("frozen", "attentive", "finetune")
+EVERY = ("frozen", "knn", "attentive", "finetune")
 
 TASKS: dict[str, TaskInfo] = {
     task.name: task
@@ -84,22 +88,22 @@ TASKS: dict[str, TaskInfo] = {
         TaskInfo(
             "classification", "top-1 accuracy of a linear probe or a fine-tuned network (mmpretrain)", 2,
             (Metric("top1", True, "%", 0, 100), Metric("top5", True, "%", 0, 100)),
-            FROZEN_FINETUNE, "downstream.classification",
+            EVERY, "downstream.classification",
         ),
         TaskInfo(
             "segmentation", "mean intersection over union of semantic classes (mmseg)", 2,
             (Metric("mIoU", True, "%", 0, 100), Metric("aAcc", True, "%", 0, 100), Metric("mAcc", True, "%", 0, 100)),
-            FROZEN_FINETUNE, "downstream.segmentation",
+            EVERY, "downstream.segmentation",
         ),
         TaskInfo(
             "pose", "average precision of key points under OKS (mmpose)", 2,
             (Metric("AP", True, "%", 0, 100), Metric("AP50", True, "%", 0, 100), Metric("AR", True, "%", 0, 100)),
-            FROZEN_FINETUNE, "downstream.pose",
+            DENSE, "downstream.pose",
         ),
         TaskInfo(
             "depth", "metric depth from one picture (mmseg)", 2,
             (Metric("rmse", False, "m", 0, 1e3), Metric("d1", True, "%", 0, 100), Metric("abs_rel", False, "", 0, 1e3)),
-            FROZEN_FINETUNE, "downstream.depth",
+            DENSE, "downstream.depth",
         ),
         TaskInfo(
             "tracking", "single-object tracking, one-pass evaluation (mmdet)", 3,
@@ -111,6 +115,14 @@ TASKS: dict[str, TaskInfo] = {
         ),
     )
 }
+
+# The same tasks on further data sets, whose numbers are other columns; only suites that have the data offer them.
+for _task, _set, _title in (
+    ("segmentation", "camvid", "CamVid"), ("pose", "crowdpose", "CrowdPose"), ("depth", "kitti", "KITTI, Eigen split"),
+    ("tracking", "got10k", "GOT-10k, trained on it alone"), ("tracking", "otb", "OTB"),
+):
+    _info = TASKS[_task]
+    TASKS[f"{_task}_{_set}"] = replace(_info, name=f"{_task}_{_set}", summary=f"{_info.summary} on {_title}")
 
 
 def evaluate(job: Job) -> Outcome:

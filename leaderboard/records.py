@@ -117,6 +117,7 @@ class Record:
     started: str  # ISO 8601
     finished: str
     items: dict[str, list[float]] | None = None  # metric -> one score per test item, in order
+    chosen: dict[str, Any] | None = None  # what a part cut from the training data chose: learning rate, layer, k, …
     schema: int = SCHEMA
     digest: str = ""
     path: ClassVar[Path | None] = None  # no field: the file that this one was read from, where it was
@@ -160,7 +161,8 @@ class Record:
 
 
 _FIELDS = {field.name: field for field in fields(Record)}
-_REQUIRED = tuple(name for name in _FIELDS if name != "items")
+_OPTIONAL = ("items", "chosen")  # left out where they are None
+_REQUIRED = tuple(name for name in _FIELDS if name not in _OPTIONAL)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -192,8 +194,7 @@ def write_record(folder: Path, record: Record) -> Path:
     """
     record = checked(record)
     payload = {name: getattr(record, name) for name in sorted(_FIELDS)}
-    if record.items is None:
-        del payload["items"]
+    payload = {name: value for name, value in payload.items() if value is not None or name not in _OPTIONAL}
     text = json.dumps(payload, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / FILE_NAME
     # A name of its own for every writer: two processes on the same cell must not write into one temporary file.
@@ -433,6 +434,8 @@ def _check_outcome(record: Record) -> None:
             raise ValueError(f"items of {_show(name)} are {_show(scores)}, not a list")
         for score in scores:
             _number(score, f"an item of {_show(name)}")
+    for name in _mapping({} if record.chosen is None else record.chosen, "chosen"):
+        _name(name, "name in chosen")
 
 
 def _check_metric(name: str, metric: Any) -> None:
@@ -536,12 +539,13 @@ def _canonical(value: Any) -> str:
 
 def _digest(payload: Mapping[str, Any]) -> str:
     # items: null and no items are the same record.
-    kept = {k: v for k, v in payload.items() if k not in _UNPROTECTED and not (k == "items" and v is None)}
+    kept = {k: v for k, v in payload.items() if k not in _UNPROTECTED and not (k in _OPTIONAL and v is None)}
     return hashlib.sha256(_canonical(kept).encode("utf-8")).hexdigest()
 
 
 def _outcome(record: Record) -> str:
-    kept = {name: getattr(record, name) for name in _FIELDS if name not in _UNPROTECTED}
+    # records made before there was `chosen` are the same results
+    kept = {name: getattr(record, name) for name in _FIELDS if name not in _UNPROTECTED and name != "chosen"}
     kept["cost"] = {name: value for name, value in record.cost.items() if name not in _MEASURED_COST}
     return _canonical(kept)
 

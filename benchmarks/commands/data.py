@@ -40,20 +40,21 @@ def verify(
 
     from benchmarks import suite as suites
     from benchmarks.data import scenes_folder
-    from benchmarks.data import verify as look
+    from benchmarks.verify import verify as look
 
     chosen = suites.get(suite)
     root = data_root or (scenes_folder(chosen, runs) if chosen.rendered else None)
     if root is None:
         raise RequestError(f"suite {suite!r} reads real pictures: name their folder by --data-root DIR")
     found = look(chosen, root)
-    rows = [{"name": f.name, "found": not f.missing, "files": f.files, "path": str(f.path),
-             "missing": list(f.missing), "source": f.source} for f in found]
+    rows = [{"name": f.name, "found": not f.missing, "complete": f.complete, "files": f.files, "path": str(f.path),
+             "missing": [*f.missing, *f.lacking], "source": f.source} for f in found]
     if output_format == "json":
         print(json.dumps(rows, indent=1))
     else:
         words = {True: "yes", False: "no"}
-        shown = [{**row, "found": words[row["found"]], "missing": "\n".join(row["missing"])} for row in rows]
+        shown = [{**row, "found": words[row["found"]], "complete": words[row["complete"]],
+                  "missing": "\n".join(row["missing"])} for row in rows]
         print(tabulate(shown, headers="keys", tablefmt="simple"))
-    if any(f.missing for f in found):
+    if not all(f.complete for f in found):
         raise typer.Exit(EXIT_FAILED)

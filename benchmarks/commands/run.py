@@ -103,7 +103,7 @@ def carry_out(
 
     suite = cells[0].pretraining.suite
     reporter = Reporter()
-    if dry_run and suite.rendered:  # its pictures may not be drawn yet: what is finished cannot be told
+    if dry_run and (data_root is None or suite.rendered):  # no pictures yet: what is finished cannot be told
         _show_plan(reporter, cells, f"{len(cells)} cells")
         return
     check_writable(runs)

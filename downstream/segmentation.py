@@ -186,8 +186,8 @@ class NeighbourSegHead(BaseDecodeHead):
 def parts(job: Job, chosen: dict[str, Any], classes: int) -> dict[str, Any]:
     """Backbone, neck and heads of the protocol."""
     uper = chosen["head"] == "uper" and job.protocol != "knn"
-    if uper and len(chosen["out_indices"]) != 4:
-        raise TaskError(f"segmentation: head uper needs four out_indices, not {chosen['out_indices']}")
+    if uper and len(set(chosen["out_indices"])) != 4:
+        raise TaskError(f"segmentation: head uper needs four different out_indices, not {chosen['out_indices']}")
     widths, backbone = engine.channels(job, chosen), engine.backbone(job, chosen)
     loss = {"type": "CrossEntropyLoss", "avg_non_ignore": True}
     shared = {"num_classes": classes, "loss_decode": loss, "align_corners": False}

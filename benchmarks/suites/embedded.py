@@ -77,7 +77,7 @@ suite = Suite(
                 "weight_decay": 0.05,
             },
             "finetune": {
-                "input_size": 64, "train_limit": 1800, "epochs": 12, "batch_size": 32, "lr": 1e-3,
+                "input_size": 64, "train_limit": 1800, "epochs": 20, "batch_size": 32, "lr": 2e-3,
                 "weight_decay": 0.05, "layer_decay": 0.75,
             },
         },

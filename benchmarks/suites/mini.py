@@ -76,7 +76,7 @@ suite = Suite(
                 "input_size": (96, 128), "epochs": 20, "batch_size": 16, "lr": [1e-3, 4e-3], "weight_decay": 0.05,
             },
             "finetune": {
-                "input_size": (96, 128), "epochs": 40, "batch_size": 16, "lr": 1e-3, "weight_decay": 0.05,
+                "input_size": (96, 128), "epochs": 40, "batch_size": 16, "lr": 2e-3, "weight_decay": 0.05,
                 "layer_decay": 0.75,
             },
         },

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from downstream import engine
 from downstream.task import TASKS, TaskError, evaluate
 
-UPER = {"head": "uper", "out_indices": (0, 0, 1, 1), "channels": 16, "auxiliary": 8}
+UPER = {"head": "uper", "out_indices": (0, 1, 2, 3), "channels": 16, "auxiliary": 8}
 DECONV = {"head": "deconv", "crop_size": (32, 32), "imagenet_norm": False, "flip_test": True, "window": (32, 32),
           "window_stride": (16, 16), "colour": True, "cut_depth": 0.5, "schedule": "rise_fall", "min_lr": 0.06,
           "test_batch": 1}
@@ -33,8 +33,10 @@ DECONV = {"head": "deconv", "crop_size": (32, 32), "imagenet_norm": False, "flip
                                         "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}),
     ],
 )
-def test_the_papers_recipes_run(task, protocol, settings, make_job):
-    outcome = evaluate(make_job(task, protocol, **{"lr": 1e-3, **settings}))
+def test_the_papers_recipes_run(task, protocol, settings, make_job, make_backbone):
+    kwargs = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    folder = make_backbone("vit_tiny_patch16_224", kwargs)
+    outcome = evaluate(make_job(task, protocol, folder=folder, **{"lr": 1e-3, **settings}))
     for metric in TASKS[task].metrics:
         assert metric.low <= outcome.metrics[metric.name] <= metric.high
 
@@ -42,14 +44,14 @@ def test_the_papers_recipes_run(task, protocol, settings, make_job):
 def test_uper_on_swin_needs_no_pyramid(make_backbone, make_job):
     kwargs = {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
     folder = make_backbone("swinv2_tiny_window8_256", kwargs)
-    settings = {**UPER, "out_indices": (0, 1, 2, 3), "input_size": 64}
+    settings = {**UPER, "input_size": 64}
     outcome = evaluate(make_job("segmentation", "finetune", folder=folder, lr=1e-3, **settings))
     assert 0 <= outcome.metrics["mIoU"] <= 100
 
 
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
-    [("segmentation", {"head": "upper"}, "linear, uper"), ("segmentation", {"head": "uper"}, "four out_indices"),
+    [("segmentation", {"head": "upper"}, "linear, uper"), ("segmentation", {"head": "uper"}, "four different out_ind"),
      ("segmentation", {"scale": (64, 48)}, "slide_stride"), ("depth", {"head": "dpt"}, "linear, deconv"),
      ("depth", {"crop_size": (64, 64)}, "lower crop_size"), ("pose", {"head": "vit"}, "linear, classic, simple")],
 )

@@ -127,12 +127,13 @@ def _run(
 ) -> None:
     """Plan, run what is missing and print the table; exit 1 where a cell has no number."""
     from benchmarks.data import data_root as find_data
-    from benchmarks.execute import Execution
+    from benchmarks.execute import Execution, check_device
     from benchmarks.plan import OVERWRITE
     from benchmarks.progress import Reporter
 
     _choice("--overwrite", overwrite, OVERWRITE)
     _choice("--format", output_format, FORMATS)
+    check_device(device)
     reporter = Reporter()
     if dry_run and cells[0].pretraining.suite.rendered:
         _show_plan(reporter, cells, [], known=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 import traceback
 from collections.abc import Sequence
@@ -115,6 +116,10 @@ class Execution:
                     objective(grey, torch.tensor([0, 1]), torch.tensor([0, 1]))
             except ObjectiveError as error:
                 raise RequestError(f"{pretraining.recipe.name}: {error}") from error
+            except Exception as error:  # timm, safetensors and torch raise many kinds; each means: not with these parts
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                parts = ", ".join(f"{key}={value}" for key, value in pretraining.variant.items()) or "its recipe"
+                raise RequestError(f"{pretraining.recipe.name}: cannot be built from {parts} ({reason})") from error
 
     def run(self, cells: Sequence[Cell]) -> list[Record]:
         """Run the cells, a backbone at a time, and return their records (failed and skipped ones too)."""
@@ -276,6 +281,18 @@ def sha256(backbone: Path) -> str:
     return hashlib.sha256((backbone / "backbone.safetensors").read_bytes()).hexdigest()
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that is none before any work; torch is asked only where it has to be.
+
+    Raises:
+        RequestError: as :func:`resolve_device`.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise RequestError(f"--device {device!r}: write auto, cpu or cuda[:N]")
+    if device.startswith("cuda"):
+        resolve_device(device)
+
+
 def resolve_device(device: str) -> str:
     """``auto`` is the first CUDA device, or the CPU.
 
@@ -286,12 +303,10 @@ def resolve_device(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.device(device)
-    except RuntimeError as error:
-        raise RequestError(f"--device {device!r}: write auto, cpu or cuda[:N]") from error
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RequestError(f"--device {device}: no CUDA device here; use --device cpu")
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise RequestError(f"--device {device}: there are {torch.cuda.device_count()} here, counted from 0")
     return device
 
 

@@ -52,7 +52,7 @@ def check_annotations(path: Path, images: Path) -> None:
         raise TaskError(f"{path}: annotation {bad} does not have {count} key points of three numbers")
     if count != 17:
         raise TaskError(f"{path}: {count} key points; this task scores COCO's 17")
-    missing = next((name for name in names if not (images / name).is_file()), None)
+    missing = next((name for name in names if not common.inside(images, name, path).is_file()), None)
     if missing is not None:
         raise TaskError(f"{path} names {missing}, which is not in {images}; complete the data set")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -18,6 +20,7 @@ from benchmarks import data as data_module
 from benchmarks.data import DataError
 from benchmarks.environment import environment
 from benchmarks.errors import RequestError
+from benchmarks.locks import Busy, held
 from benchmarks.plan import Cell, Pretraining
 from benchmarks.progress import Reporter
 from leaderboard.records import InvalidRecord, Record, RecordError, checked, read_record, write_record
@@ -25,6 +28,11 @@ from leaderboard.records import InvalidRecord, Record, RecordError, checked, rea
 if TYPE_CHECKING:
     from downstream.task import Outcome
     from objectives.pretrain import Pictures, PretrainJob
+
+
+HOPELESS = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN,
+})
 
 
 @dataclass
@@ -122,27 +130,75 @@ class Execution:
                 raise RequestError(f"{pretraining.recipe.name}: cannot be built from {parts} ({reason})") from error
 
     def run(self, cells: Sequence[Cell]) -> list[Record]:
-        """Run the cells, a backbone at a time, and return their records (failed and skipped ones too)."""
+        """Run the cells, a backbone at a time, and return their records (failed and skipped ones too).
+
+        What another process is at work on comes last; by then it is finished, or the other process is dead and it is
+        taken over.
+        """
         device = resolve_device(self.device)
         set_threads()
-        records = []
-        for pretraining, group in groupby(cells, key=lambda cell: cell.pretraining):
-            own = list(group)
-            try:
-                folder = self._pretrain(pretraining, device)
-            except KeyboardInterrupt:
-                raise
-            except Exception as error:
-                reason = f"pre-training failed: {self._reason(error, self.runs / pretraining.folder / 'pretrain')}"
-                records += [self._record(cell, "failed", reason, None, device, time.time()) for cell in own]
-                continue
-            records += [self._score(cell, folder, device) for cell in own]
-        return records
+        records: dict[Path, Record] = {}
+        todo = [list(group) for _, group in groupby(cells, key=lambda cell: cell.pretraining)]
+        for wait in (False, True):
+            later = []
+            for own in todo:
+                try:
+                    self._run_group(own, device, wait, records)
+                except Busy:
+                    later.append([cell for cell in own if cell.folder not in records])
+            todo = later
+        return [records[cell.folder] for cell in cells]
 
-    def _pretrain(self, pretraining: Pretraining, device: str) -> Path:
+    def _run_group(self, own: list[Cell], device: str, wait: bool, records: dict[Path, Record]) -> None:
+        """The cells of one backbone; raises Busy where some are left to another process, unless told to wait."""
+        pretraining = own[0].pretraining
+        name = f"{pretraining.label} seed {pretraining.seed}"
+        try:
+            with self._turn(pretraining.folder / "pretrain", name, wait):
+                folder = self._pretrain(pretraining, device, shared=wait)
+        except Busy:
+            raise
+        except Exception as error:
+            self._raise_if_hopeless(error)
+            reason = f"pre-training failed: {self._reason(error, self.runs / pretraining.folder / 'pretrain')}"
+            for cell in own:
+                records[cell.folder] = self._record(cell, "failed", reason, None, device, time.time())
+            return
+        busy = None
+        for cell in own:
+            try:
+                with self._turn(cell.folder, cell.name, wait):
+                    known = self.finished(cell) if wait or self.overwrite != "always" else None
+                    if known is not None:
+                        self.reporter.say(f"{cell.name}: finished by another process")
+                    records[cell.folder] = known or self._score(cell, folder, device)
+            except Busy as error:
+                busy = error
+        if busy is not None:
+            raise busy
+
+    @contextmanager
+    def _turn(self, work: Path, name: str, wait: bool) -> Iterator[None]:
+        """Hold the lock on a folder of the runs."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(self.runs, work, wait=False))
+            except Busy:
+                if not wait:
+                    self.reporter.say(f"{name}: another process is at work on it; going on with the rest")
+                    raise
+                self.reporter.say(f"{name}: waiting for the process that is at work on it")
+                stack.enter_context(held(self.runs, work, wait=True))
+            yield
+
+    def _pretrain(self, pretraining: Pretraining, device: str, shared: bool) -> Path:
+        """The folder of the trained backbone; ``shared``: another process may have trained it just now."""
         folder = self.backbone(pretraining)
-        if folder is not None and self.overwrite != "always":
+        if folder is not None and (shared or self.overwrite != "always"):
             return folder
+        return self._train(pretraining, device)
+
+    def _train(self, pretraining: Pretraining, device: str) -> Path:
         from objectives.pretrain import pretrain
 
         started = time.time()
@@ -152,6 +208,10 @@ class Execution:
         pictures = self.pictures(pretraining)
         self._clear_stale(folder, pretraining)
         pretrain(self.pretrain_job(pretraining, folder, device), pictures)
+        section = data_module.absolute(pretraining.suite.pictures, self.root)
+        if changed := self._changed("pictures", section):
+            (folder / "backbone.json").unlink()
+            raise DataError(changed)
         self.reporter.say(f"trained {name} in {time.time() - started:.0f} s")
         return folder
 
@@ -161,8 +221,11 @@ class Execution:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "backbone.json").unlink(missing_ok=True)
         mark = folder / "fingerprint"
+        for left in folder.glob(".*.tmp"):  # of a process that was killed while it wrote; the lock is ours
+            left.unlink()
         if not mark.is_file() or mark.read_text() != wanted or self.overwrite == "always":
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
+            for old in folder.glob("checkpoint-*"):
+                old.unlink()
             mark.write_text(wanted)
 
     def pictures(self, pretraining: Pretraining) -> Pictures:
@@ -193,7 +256,10 @@ class Execution:
         self.reporter.begin(cell.name)
         folder = self.runs / cell.folder
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*.tmp"):
+            left.unlink()
         started = time.time()
+        self.task_fingerprint(cell)  # of the data before the work, to be compared with that after it
         section = data_module.section(cell.pretraining.suite, cell.task.name, self.root)
         job = Job(
             backbone=backbone, task=cell.task.name, protocol=cell.protocol, data=section, settings=cell.settings,
@@ -206,22 +272,48 @@ class Execution:
         except MissingData as error:
             return self._record(cell, "skipped", str(error), None, device, started)
         except Exception as error:
+            self._raise_if_hopeless(error)
             return self._record(cell, "failed", self._reason(error, folder), None, device, started)
+        if changed := self._changed(cell.task.name, section):
+            return self._record(cell, "failed", changed, None, device, started)
         return self._record(cell, "ok", None, outcome, device, started, backbone)
+
+    def _changed(self, name: str, section: dict[str, Any]) -> str | None:
+        """Why a result does not stand: the data are not those that the cell was planned with."""
+        if data_module.fingerprint(section) == self._fingerprint(name, section):
+            return None
+        del self._fingerprints[name]
+        return f"the data in {section['root']} changed while they were used; leave them alone and run the command again"
+
+    def _raise_if_hopeless(self, error: Exception) -> None:
+        """A disk that is full or gone would fail every other cell as well: the run ends, what is finished stays."""
+        if isinstance(error, OSError) and error.errno in HOPELESS:
+            where = error.filename or self.runs
+            raise RequestError(
+                f"{where}: {(error.strerror or str(error)).lower()}; finished cells are kept: free some space or mend "
+                "the disk, then the same command goes on"
+            ) from error
 
     def _reason(self, error: Exception, folder: Path) -> str:
         """One line for the record; the traceback of an unforeseen error goes to a file beside it."""
+        import torch
+
         from downstream.task import TaskError
         from objectives.recipe import ObjectiveError
 
         if isinstance(error, (TaskError, ObjectiveError, DataError)):
             return str(error)
         first = str(error).splitlines()[0] if str(error) else ""
+        if "DataLoader worker" in first:
+            return f"a process that reads data was killed ({first[:200]}); lower the task's num_workers or batch_size"
+        if isinstance(error, torch.OutOfMemoryError):
+            return f"out of memory ({first[:200]}); lower the task's batch_size"
         if isinstance(error, OSError) and error.filename:
             first = f"{error.strerror}: {error.filename}"
         folder.mkdir(parents=True, exist_ok=True)
         trace = folder / "traceback.txt"
-        trace.write_text(traceback.format_exc())
+        with suppress(OSError):
+            trace.write_text(traceback.format_exc())
         return f"{type(error).__name__}: {first[:300]} (traceback in {trace})"
 
     def _record(

@@ -68,8 +68,8 @@ class Optimiser:
         for name in ("warmup", "min_lr"):
             _need(f"optimiser.{name}", getattr(self, name), "a share from 0 to 1", lambda v: 0 <= v <= 1)
         _need("optimiser.weight_decay", self.weight_decay, "a number from 0 on", lambda v: 0 <= v < math.inf)
-        if self.weight_decay_end is not None:
-            _need("optimiser.weight_decay_end", self.weight_decay_end, "a number from 0 on", lambda v: 0 <= v < math.inf)
+        end = 0.0 if self.weight_decay_end is None else self.weight_decay_end
+        _need("optimiser.weight_decay_end", end, "a number from 0 on", lambda v: 0 <= v < math.inf)
         if self.clip is not None:
             _need("optimiser.clip", self.clip, "a number above 0, or None", lambda v: 0 < v < math.inf)
 

@@ -1,4 +1,3 @@
-import json
 import shutil
 import sys
 
@@ -8,15 +7,22 @@ import pytest
 
 from benchmarks.cli import main
 
-TINY = [
+BACKBONE = [
     "suite.kwargs.depth=1", "suite.kwargs.embed_dim=32", "suite.kwargs.num_heads=2", "suite.batch_size=8",
     "suite.images_seen=16", "suite.decoder={'width': 32, 'depth': 1, 'heads': 2}",
-    *[f"task.{task}.epochs=1" for task in ("classification", "segmentation", "pose", "depth", "tracking")],
-    *[f"task.{task}.batch_size=4" for task in ("classification", "segmentation", "pose", "depth", "tracking")],
-    *[f"task.{task}.input_size=32" for task in ("classification", "segmentation", "pose", "depth")],
-    "task.tracking.pairs_per_epoch=8", "task.tracking.template_size=16", "task.tracking.search_size=32",
-    "task.tracking.width=16", "task.tracking.heads=2",
 ]
+HEADS = {
+    **{task: ["epochs=1", "batch_size=4", "input_size=32"]
+       for task in ("classification", "segmentation", "pose", "depth")},
+    "tracking": ["epochs=1", "batch_size=4", "pairs_per_epoch=8", "template_size=16", "search_size=32", "width=16",
+                 "heads=2"],
+}
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """``tiny("depth", …)``: options that make the backbone and these tasks a matter of a second."""
+    return lambda *tasks: [*BACKBONE, *(f"task.{task}.{setting}" for task in tasks for setting in HEADS[task])]
 
 
 @pytest.fixture(scope="session")
@@ -63,15 +69,3 @@ def call(monkeypatch, capsys):
         return stop.value.code, out, err
 
     return run
-
-
-def flags(options):
-    """``--cfg-options`` for each."""
-    return [flag for option in options for flag in ("--cfg-options", option)]
-
-
-def edit_json(path, change):
-    """Rewrite a JSON file after ``change`` had its content."""
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))

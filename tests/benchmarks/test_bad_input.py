@@ -4,7 +4,6 @@ Every row runs the command in this process. A refused request (exit 2) is exactl
 ``bench:`` and nothing on stdout; a hurt cell (exit 1) is named and the table is printed; nothing half-written is left.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -22,17 +21,6 @@ from leaderboard.records import read_record, write_record
 
 REFUSED, HURT, FINE = 2, 1, 0
 MINI = ["--suite", "mini", "--data-root", "{root}", "--runs", "{runs}"]
-BACKBONE = [
-    "suite.kwargs.depth=1", "suite.kwargs.embed_dim=32", "suite.kwargs.num_heads=2", "suite.batch_size=8",
-    "suite.images_seen=16", "suite.decoder={{'width': 32, 'depth': 1, 'heads': 2}}",
-]
-HEADS = {
-    **{task: ["epochs=1", "batch_size=4", "input_size=32"]
-       for task in ("classification", "segmentation", "pose", "depth")},
-    "tracking": ["epochs=1", "batch_size=4", "pairs_per_epoch=8", "template_size=16", "search_size=32", "width=16",
-                 "heads=2"],
-}
-
 
 @dataclass(frozen=True)
 class Place:
@@ -65,13 +53,12 @@ def run(*more, objective="mae"):
 
 def built(*given, objective="mae"):
     """A request whose objective has to be built to see that it is wrong."""
-    return ["run", "--objective", objective, "--tasks", "classification", *MINI, *options(*BACKBONE, *given)]
+    return ["run", "--objective", objective, "--tasks", "classification", *MINI, "{tiny}", *options(*given)]
 
 
 def cell(task, *given, objective="random_init"):
     """A cell that goes as far as its data and weights allow."""
-    heads = [f"task.{task}.{setting}" for setting in HEADS[task]]
-    return ["run", "--objective", objective, "--tasks", task, *MINI, *options(*BACKBONE, *heads, *given)]
+    return ["run", "--objective", objective, "--tasks", task, *MINI, "{tiny}", *options(*given)]
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -381,14 +368,13 @@ ROWS = [*REQUESTS, *CONFIGS, *PLACES, *DATA, *WEIGHTS, *RECORDS, *ARCHIVES]
 
 
 @pytest.fixture(scope="module")
-def finished(mini, tmp_path_factory):
+def finished(mini, tiny, tmp_path_factory):
     """Runs with one finished record, for rows that damage weights or records."""
     from benchmarks.execute import Execution
     from benchmarks.plan import Request, plan
 
-    given = [o.format() for o in (*BACKBONE, *(f"task.classification.{s}" for s in HEADS["classification"]))]
     runs = tmp_path_factory.mktemp("finished")
-    cells = plan(Request(["random_init"], ["classification"], "mini", options=given))
+    cells = plan(Request(["random_init"], ["classification"], "mini", options=tiny("classification")))
     assert Execution(runs, mini, "cpu").run(cells)[0].status == "ok"
     return runs
 
@@ -405,7 +391,7 @@ def test_the_table_is_long_enough():
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
-def test_bad_input(row, place, mini, finished, call):
+def test_bad_input(row, place, mini, finished, tiny, call):
     if row in DATA:
         shutil.copytree(mini, place.root)
     if row in WEIGHTS or row in RECORDS or row in PLACES:
@@ -413,7 +399,14 @@ def test_bad_input(row, place, mini, finished, call):
     if row.damage is not None:
         row.damage(place)
     before = {path for path in place.tmp.rglob("*") if "runs" not in path.parts}
-    code, out, err = call(*(text.format(root=place.root if row in DATA else mini, runs=place.runs, tmp=place.tmp) for text in row.arguments))
+    root = place.root if row in DATA else mini
+    arguments = []
+    for text in row.arguments:
+        if text == "{tiny}":
+            arguments += options(*tiny(*row.arguments[row.arguments.index("--tasks") + 1].split(",")))
+        else:
+            arguments.append(text.format(root=root, runs=place.runs, tmp=place.tmp))
+    code, out, err = call(*arguments)
     assert code == row.code, err
     wanted = row.line.format(tmp=place.tmp)
     assert "Traceback" not in err

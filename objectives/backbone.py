@@ -36,6 +36,12 @@ def create_backbone(model: str, kwargs: Mapping[str, Any], drop_path: float = 0.
     Raises:
         ObjectiveError: timm knows no such model, or it does not take these arguments.
     """
+    foreign = [key for key in kwargs if key == "checkpoint_path" or key.startswith(("pretrained", "cache_"))]
+    if foreign or ":" in model:
+        raise ObjectiveError(
+            f"backbone {model!r} with {dict(kwargs)}: {foreign[0] if foreign else model} names weights or settings "
+            "from elsewhere; pre-training starts from timm's own initialisation"
+        )
     try:
         net = timm.create_model(model, pretrained=False, **{**kwargs, "num_classes": 0, "drop_path_rate": drop_path})
     except Exception as error:  # timm raises many kinds here; each means that this request cannot be built

@@ -138,6 +138,20 @@ def without_a_key(folder):
     save_file(state, folder / "backbone.safetensors")
 
 
+def description_of_elsewhere(place):
+    evil_weights(place)
+    record_path(place).unlink()
+    path = next(place.runs.glob("mini/*/seed0/pretrain/backbone.json"))
+    about = json.loads(path.read_text())
+    about["kwargs"]["checkpoint_path"] = str(place.tmp / "evil.pth")
+    path.write_text(json.dumps(about))
+
+
+def cut_weights(place):
+    path = next(place.runs.glob("mini/*/seed0/pretrain/backbone.safetensors"))
+    path.write_bytes(path.read_bytes()[:1000])
+
+
 def record_path(place):
     return next(place.runs.glob("mini/*/seed0/classification.frozen/result.json"))
 
@@ -278,7 +292,8 @@ DATA = [
         halve("tiny_imagenet25/train/a/*")),
     Row("text as a picture", cell("depth"), "cannot be read as a picture", HURT,
         write("tiny_imagenet25/train/a/0.jpg", "hello")),
-    Row("empty picture", cell("depth"), "cannot be read as a picture", HURT, write("tiny_imagenet25/train/a/0.jpg", "")),
+    Row("empty picture", cell("depth"), "cannot be read as a picture", HURT,
+        write("tiny_imagenet25/train/a/0.jpg", "")),
     Row("validation folder missing", cell("classification"), "bench data verify", HURT, remove("tiny_imagenet25/val")),
     Row("truncated test picture", cell("classification"), "val/b/1.jpg", HURT, halve("tiny_imagenet25/val/b/1.jpg")),
     Row("class that train lacks", cell("classification"), "holds classes that train lacks: z", HURT,
@@ -291,7 +306,8 @@ DATA = [
     Row("more labels than classes", cell("segmentation"), "classes", HURT, write(f"{ADE}/objectInfo.txt", "N\none\n")),
     Row("annotations half-written", cell("pose"), "is not COCO key-point JSON", HURT, halve(POSES)),
     Row("annotations of another kind", cell("pose"), "is not COCO key-point JSON", HURT, write(POSES, "[1, 2]")),
-    Row("annotation of a missing picture", cell("pose"), "0.jpg, which is not in", HURT, remove("lspet_pose/images/0.jpg")),
+    Row("annotation of a missing picture", cell("pose"), "0.jpg, which is not in", HURT,
+        remove("lspet_pose/images/0.jpg")),
     Row("too few key points", cell("pose"), "does not have 17 key points", HURT,
         edit(POSES, lambda content: content["annotations"][0]["keypoints"].pop())),
     Row("annotation that leads out", cell("pose"), "leads out of", HURT,
@@ -304,11 +320,14 @@ DATA = [
         line_of(f"{LISTS}/train_list.txt", 1, "/../../lspet_pose/images/0.jpg /s/depth_train_0.png")),
     Row("truncated depth", cell("depth"), "depth_val_0.png", HURT, halve("rgbd_nyu_layout/s/depth_val_0.png")),
     Row("empty list", cell("depth"), "is empty", HURT, write(f"{LISTS}/test_list.txt", "\n")),
-    Row("list that is no text", cell("depth"), "train_list.txt", HURT, write(f"{LISTS}/train_list.txt", b"\xff\xfe\x00")),
-    Row("frame missing", cell("tracking"), "4 boxes for 3 frames", HURT, remove(f"{VIDEOS}/cup/cup-1/img/00000002.jpg")),
+    Row("list that is no text", cell("depth"), "train_list.txt", HURT,
+        write(f"{LISTS}/train_list.txt", b"\xff\xfe\x00")),
+    Row("frame missing", cell("tracking"), "4 boxes for 3 frames", HURT,
+        remove(f"{VIDEOS}/cup/cup-1/img/00000002.jpg")),
     Row("box of three numbers", cell("tracking"), "four numbers", HURT,
         write(f"{VIDEOS}/cup/cup-1/groundtruth.txt", "1,2,3\n" * 4)),
-    Row("box in words", cell("tracking"), "x,y,w,h", HURT, line_of(f"{VIDEOS}/cup/cup-1/groundtruth.txt", 1, "a,b,c,d")),
+    Row("box in words", cell("tracking"), "x,y,w,h", HURT,
+        line_of(f"{VIDEOS}/cup/cup-1/groundtruth.txt", 1, "a,b,c,d")),
     Row("video that leads out", cell("tracking"), "leads out of", HURT,
         line_of(f"{VIDEOS}/training_set.txt", 0, "../../cup-1")),
     Row("video missing", cell("tracking"), "cup-9", HURT, line_of(f"{VIDEOS}/testing_set.txt", 0, "cup-9")),
@@ -338,8 +357,20 @@ WEIGHTS = [
             place, lambda folder: (folder / "backbone.json").write_text("{"))),
 ]
 
+WEIGHTS += [
+    Row("backbone with a checkpoint from elsewhere", built("suite.kwargs.checkpoint_path={tmp}/evil.pth"),
+        "checkpoint_path names weights", damage=evil_weights),
+    Row("backbone from a hub", built("suite.model=hf-hub:stranger/model", "suite.kwargs={{}}"),
+        "hf-hub:stranger/model names weights"),
+    Row("backbone description that leads out", cell("classification"), "checkpoint_path names weights", HURT,
+        damage=description_of_elsewhere),
+    Row("weights cut off after training", cell("classification"), "cannot be read as safetensors", HURT,
+        damage=cut_weights),
+]
+
 RECORDS = [
-    Row("record half-written", [*BOARD, "--format", "md"], "not JSON", FINE, lambda place: record_path(place).write_text('{"suite": "mi')),
+    Row("record half-written", [*BOARD, "--format", "md"], "not JSON", FINE,
+        lambda place: record_path(place).write_text('{"suite": "mi')),
     Row("record that is no text", ["bundle", "{runs}", "{tmp}/x.zip"], "not UTF-8", damage=record_bytes(b"\xff\xfe")),
     Row("record of a later schema", ["bundle", "{runs}", "{tmp}/x.zip"], "schema 99 is newer",
         damage=record(lambda content: content.update(schema=99))),
@@ -418,7 +449,8 @@ def test_bad_input(row, place, mini, finished, tiny, call):
         assert out == ""
     else:
         assert wanted in out + err
-    assert not [path for path in place.tmp.rglob("*") if path.suffix in (".tmp", ".partial") or "write-test" in path.name]
+    ends = (".tmp", ".partial", ".lock")
+    assert not [path for path in place.tmp.rglob("*") if path.suffix in ends or "write-test" in path.name]
     assert not list(place.tmp.rglob("traceback.txt")), "an error that nobody foresaw"
     assert {path for path in place.tmp.rglob("*") if "runs" not in path.parts} <= before, "left behind"
     assert not (place.tmp / "executed").exists()

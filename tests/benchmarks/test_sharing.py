@@ -41,7 +41,8 @@ def execute(runs, root, cells, to=None):
 
 @pytest.fixture
 def cells(tiny):
-    return plan(Request(["mae", "simmim"], ["classification", "depth"], "mini", options=tiny("classification", "depth")))
+    tasks = ["classification", "depth"]
+    return plan(Request(["mae", "simmim"], tasks, "mini", options=tiny(*tasks)))
 
 
 def hold(runs, entered):

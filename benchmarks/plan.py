@@ -139,7 +139,7 @@ def plan(request: Request) -> list[Cell]:
             if protocol not in suite.settings[task]:
                 raise unknown(f"protocol of task {task} in suite {suite.name}", protocol, suite.settings[task])
     if not request.seeds or min(request.seeds) < 0 or max(request.seeds) > MAX_SEED:
-        raise RequestError(f"--seed {', '.join(map(str, request.seeds))}: whole numbers from 0 to {MAX_SEED}")
+        raise RequestError(f"--seeds: {list(request.seeds)} must be whole numbers from 0 to {MAX_SEED}, at least one")
     cells = []
     for name in dict.fromkeys(names):
         try:

@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3.11
 BENCH = $(VENV)/bin/bench
 
-.PHONY: leaderboard test install lint gpu-check clean
+.PHONY: leaderboard test install lint gpu-check kill-test clean
 leaderboard: install  ## set up, run the main job on the embedded suite, print the table
 	$(BENCH) run --objective maskdistill --tasks all
 
@@ -18,6 +18,9 @@ install:  ## everything pinned into .venv; does nothing when that is done alread
 gpu-check: install  ## the GPU tests and the main job on the first CUDA device
 	$(VENV)/bin/python -m pytest -m gpu
 	$(BENCH) run --objective maskdistill --tasks all --device cuda --runs runs/gpu
+
+kill-test: install  ## `bench run` killed at 50 random moments must end with the records of an undisturbed run
+	PYTHONPATH=. $(VENV)/bin/python tests/kill.py --kills 50
 
 clean:  ## remove caches, keep runs and the environment
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -12,6 +12,7 @@ import warnings
 
 import typer
 
+from benchmarks import signals
 from benchmarks.commands import (
     analyze,
     bundle,
@@ -55,14 +56,13 @@ def main() -> None:
     from leaderboard.records import RecordError
     from objectives.recipe import ObjectiveError
 
+    signals.install()
     warnings.filterwarnings("ignore")  # optional parts that OpenMMLab's packages miss are no news to a user
     try:
         code = app(standalone_mode=False)
         raise SystemExit(code if isinstance(code, int) else 0)
     except typer.Exit as stop:
         raise SystemExit(stop.exit_code) from None
-    except typer.Abort:
-        raise SystemExit(EXIT_INTERRUPTED) from None
     except UsageError as error:
         print(f"bench: {error.format_message()}", file=sys.stderr)
     except (RequestError, RecordError, ObjectiveError) as error:
@@ -70,8 +70,9 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        print(f"bench: {error.filename}: {error.strerror}; free space or name another folder", file=sys.stderr)
-    except KeyboardInterrupt:
+        where = error.filename or "a file below --runs"
+        print(f"bench: {where}: {error.strerror}; free space or name another folder", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):  # typer makes the one into the other
         print("bench: interrupted; finished cells are kept, the same command goes on", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
     raise SystemExit(EXIT_REQUEST)

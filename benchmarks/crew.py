@@ -12,21 +12,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks import signals
 from benchmarks.environment import available_memory, cores
-from benchmarks.execute import Execution, Threads
-from benchmarks.plan import Cell, Pretraining
+from benchmarks.errors import RequestError
+from benchmarks.execute import Execution, Threads, Work
+from benchmarks.plan import Cell
 from leaderboard.records import Record
 
 MEMORY = 3 * 2**30  # bytes of a worker on the embedded suite, with room to spare
 REPORT_EVERY = 0.2  # seconds between two reports of a worker
+LEAVE_WITHIN = 60.0  # seconds that an interrupted worker has for its last step and checkpoint
 
 
 def resolve_jobs(jobs: int | None, device: str) -> int:
@@ -46,6 +49,10 @@ def divide(cells: Sequence[Cell], jobs: int) -> Threads:
         return max(1, cores() // max(1, min(jobs, pieces)))
 
     return Threads(pretraining=share(len(trained)), task=share(len(cells)))
+
+
+class WorkerLost(RuntimeError):
+    """A worker process ended in the middle of its work."""
 
 
 class Relay:
@@ -68,20 +75,23 @@ class Relay:
 
 
 def _serve(pipe: Connection, execution: Execution) -> None:
-    """A worker's life: take ``(method, arguments, threads)``, send ``("done", result)`` or ``("error", error)``."""
+    """A worker's life: take a piece of work, or cells to check, and send back ``("done", what came of it)``."""
+    os.setpgrp()  # Ctrl-C reaches the command only, which then ends its workers
+    signals.install()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     execution.reporter = Relay(pipe)  # type: ignore[assignment]
-    while True:
-        try:
-            method, arguments, threads = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            pipe.send(("done", execution.work(method, arguments, threads)))
-        except KeyboardInterrupt:
-            return
-        except Exception as error:
-            pipe.send(("error", error))
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
+            asked = pipe.recv()
+            pipe.send(("done", execution.attempt(asked) if isinstance(asked, Work) else _check(execution, asked)))
+
+
+def _check(execution: Execution, cells: Sequence[Cell]) -> Exception | None:
+    try:
+        execution.check(cells)
+    except RequestError as error:
+        return error
+    return None
 
 
 def _leave_with_parent() -> None:
@@ -92,22 +102,11 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A piece of work: a backbone to train, or a cell to score on one."""
-
-    method: str
-    arguments: tuple[Any, ...]
-    threads: int
-    cells: list[Cell]  # that have no number when it fails
-    name: str
-
-
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    work: _Work | None = None
+    piece: Work | None = None
 
 
 @dataclass
@@ -132,11 +131,11 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for worker in self._workers:
+            if kind is not None:
+                worker.process.terminate()  # a training saves its step first
             worker.pipe.close()
         for worker in self._workers:
-            if kind is not None:
-                worker.process.terminate()
-            worker.process.join(10)
+            worker.process.join(LEAVE_WITHIN)
             if worker.process.is_alive():
                 worker.process.kill()
         self._workers.clear()
@@ -147,75 +146,48 @@ class Crew:
             self.execution.check(cells)
             return
         worker = self._start()
-        worker.pipe.send(("check", (list(cells),), cores()))
-        while True:
-            kind, *content = self._receive(worker)
+        worker.pipe.send(list(cells))
+        error = None
+        for kind, *content in iter(lambda: self._receive(worker), None):
             if kind == "done":
-                return
-            if kind == "error":
-                raise content[0]
+                (error,) = content
+                break
             self._show(kind, content)
+        if error is not None:
+            raise error
 
     def run(self, cells: Sequence[Cell]) -> list[Record]:
         """See :meth:`Execution.run`."""
-        return self.execution.run(cells) if self._alone(cells) else self._run(cells)
+        if self._alone(cells):
+            return self.execution.run(cells)
+        waiting, records = self.execution.queue(cells), {}
+        while waiting or any(worker.piece for worker in self._workers):
+            self._hand_out(waiting)
+            busy = {worker.pipe: worker for worker in self._workers if worker.piece}
+            for pipe in connection.wait(list(busy)):
+                worker = busy[pipe]  # type: ignore[index]
+                kind, *content = self._receive(worker)
+                if kind != "done":
+                    self._show(kind, content)
+                    continue
+                piece, worker.piece = worker.piece, None
+                assert piece is not None
+                self.execution.reporter.finish(piece.name)
+                self.execution.settle(piece, content[0], waiting, records)
+        return [records[cell.folder] for cell in cells]
 
     def _alone(self, cells: Sequence[Cell]) -> bool:
         return min(self.jobs, len(cells)) <= 1
 
-    # --- side by side -------------------------------------------------------------------------------------------------
-
-    def _run(self, cells: Sequence[Cell]) -> list[Record]:
-        threads = self.execution.threads
-        backbones: dict[Path, list[Cell]] = {}
-        for cell in cells:
-            backbones.setdefault(cell.pretraining.folder, []).append(cell)
-        waiting = deque(
-            _Work("pretrain", (own[0].pretraining,), threads.pretraining, own, self._name(own[0].pretraining))
-            for own in backbones.values()
-        )
-        records: list[Record] = []
-        while waiting or any(worker.work for worker in self._workers):
-            self._hand_out(waiting)
-            busy = {worker.pipe: worker for worker in self._workers if worker.work}
-            for pipe in connection.wait(list(busy)):
-                worker = busy[pipe]  # type: ignore[index]
-                kind, *content = self._receive(worker)
-                if kind in ("done", "error"):
-                    work, worker.work = worker.work, None
-                    assert work is not None
-                    self.execution.reporter.finish(work.name)
-                    records += self._finished(work, kind, content[0], waiting)
-                else:
-                    self._show(kind, content)
-        return records
-
-    @staticmethod
-    def _name(pretraining: Pretraining) -> str:
-        return f"{pretraining.label} seed {pretraining.seed}"
-
-    def _hand_out(self, waiting: deque[_Work]) -> None:
+    def _hand_out(self, waiting: deque[Work]) -> None:
         """Give idle workers the next pieces that the free cores allow; at least one piece is always under way."""
         while waiting:
-            under_way = [worker.work.threads for worker in self._workers if worker.work]
-            if under_way and sum(under_way) + waiting[0].threads > cores():
+            under_way = [worker.piece.threads for worker in self._workers if worker.piece]
+            if len(under_way) >= self.jobs or (under_way and sum(under_way) + waiting[0].threads > cores()):
                 return
-            if len(under_way) >= self.jobs:
-                return
-            worker = next((w for w in self._workers if w.work is None), None) or self._start()
-            worker.work = waiting.popleft()
-            worker.pipe.send((worker.work.method, worker.work.arguments, worker.work.threads))
-
-    def _finished(self, work: _Work, kind: str, result: Any, waiting: deque[_Work]) -> list[Record]:
-        if kind == "error":
-            return self.execution.failed(work.cells, result)
-        if work.method == "score":
-            return [result]
-        task = self.execution.threads.task
-        waiting.extendleft(reversed([  # before the next backbone: what is trained is scored
-            _Work("score", (cell, result), task, [cell], cell.name) for cell in work.cells
-        ]))
-        return []
+            worker = next((w for w in self._workers if w.piece is None), None) or self._start()
+            worker.piece = waiting.popleft()
+            worker.pipe.send(worker.piece)
 
     def _receive(self, worker: _Worker) -> tuple[Any, ...]:
         try:
@@ -225,7 +197,7 @@ class Crew:
             self._workers.remove(worker)
             code = worker.process.exitcode
             why = f"killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-            return "error", RuntimeError(f"the worker process was {why}; out of memory? run with --jobs 1")
+            return "done", WorkerLost(f"the worker process was {why}; out of memory? run with --jobs 1")
 
     def _show(self, kind: str, content: list[Any]) -> None:
         getattr(self.execution.reporter, kind)(*content)

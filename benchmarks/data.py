@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.errors import RequestError
+from benchmarks.locks import Busy, held
 from benchmarks.plan import digest
 from benchmarks.suite import Suite, absolute
 
 if TYPE_CHECKING:
+    from benchmarks.scenes import SceneSpec
     from objectives.pretrain import Pictures
 
 Progress = Callable[[str, int, int], None]
@@ -34,7 +37,8 @@ def data_root(suite: Suite, given: Path | None, runs: Path, progress: Progress) 
         RequestError: no such folder, or a suite of real pictures without ``--data-root``.
     """
     if suite.rendered:
-        from benchmarks.scenes import SceneError, SceneSpec, prepare
+        from benchmarks.scenes import SceneError, SceneSpec
+        from benchmarks.scenes import fingerprint as rendered
 
         try:
             spec = SceneSpec(**suite.scenes)
@@ -42,7 +46,8 @@ def data_root(suite: Suite, given: Path | None, runs: Path, progress: Progress) 
             raise RequestError(f"suite.scenes: {error}") from error
         root = given or scenes_folder(suite, runs)
         try:
-            prepare(root, spec, progress)
+            if rendered(root, spec) is None:
+                _render(root, spec, progress)
         except SceneError as error:
             raise RequestError(str(error)) from error
         return root
@@ -51,6 +56,23 @@ def data_root(suite: Suite, given: Path | None, runs: Path, progress: Progress) 
     if not given.is_dir():
         raise RequestError(f"--data-root {given}: no such folder")
     return given
+
+
+def _render(root: Path, spec: SceneSpec, progress: Progress) -> None:
+    """Render the scenes, or wait for the process that does already."""
+    from benchmarks.scenes import SceneError, prepare
+
+    work = Path(root.name)
+    try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(root.parent, work, wait=False))
+            except Busy:
+                progress("another process renders the scenes; waiting", 0, 1)
+                stack.enter_context(held(root.parent, work, wait=True))
+            prepare(root, spec, progress)
+    except OSError as error:
+        raise SceneError(f"cannot write the scenes to {root}: {(error.strerror or str(error)).lower()}") from error
 
 
 def scenes_folder(suite: Suite, runs: Path) -> Path:

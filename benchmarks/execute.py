@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ from benchmarks import data as data_module
 from benchmarks.data import DataError, MissingPictures
 from benchmarks.environment import cores, environment
 from benchmarks.errors import RequestError
+from benchmarks.locks import Busy, held
 from benchmarks.plan import Cell, Pretraining
 from benchmarks.progress import Reporter
 from leaderboard.records import InvalidRecord, Record, RecordError, checked, read_record, write_record
@@ -25,6 +29,11 @@ if TYPE_CHECKING:
     from downstream.task import Outcome
     from objectives.objective import Objective
     from objectives.pretrain import Pictures, PretrainJob
+
+
+HOPELESS = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN,
+})
 
 
 class PretrainingFailed(RuntimeError):
@@ -44,6 +53,18 @@ class Threads:
         alike = record.environment["hardware"].get("cores")
         then = record.environment.get("threads") or {"pretraining": alike, "task": alike}
         return cls(**{name: min(cores(), int(then.get(name) or cores())) for name in ("pretraining", "task")})
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work: a backbone to train, or a cell to score on one."""
+
+    method: str  # pretrain or score
+    arguments: tuple[Any, ...]
+    threads: int
+    cells: tuple[Cell, ...]  # that have no number when it fails
+    name: str
+    wait: bool = False  # for another process that is at work on it
 
 
 @dataclass
@@ -130,57 +151,116 @@ class Execution:
                     objective(grey, torch.tensor([0, 1]), torch.tensor([0, 1]))
             except ObjectiveError as error:
                 raise RequestError(f"{pretraining.recipe.name}: {error}") from error
+            except Exception as error:  # timm, safetensors and torch raise many kinds; each means: not with these parts
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                parts = ", ".join(f"{key}={value}" for key, value in pretraining.variant.items()) or "its recipe"
+                raise RequestError(f"{pretraining.recipe.name}: cannot be built from {parts} ({reason})") from error
 
     def run(self, cells: Sequence[Cell]) -> list[Record]:
-        """Run the cells, a backbone at a time, and return their records (failed and skipped ones too)."""
-        records = []
-        for pretraining, group in groupby(cells, key=lambda cell: cell.pretraining):
-            own = list(group)
-            try:
-                folder = self.work("pretrain", (pretraining,), self.threads.pretraining)
-            except (PretrainingFailed, MissingPictures) as error:
-                records += self.failed(own, error)
-                continue
-            records += [self.work("score", (cell, folder), self.threads.task) for cell in own]
-        return records
+        """Run the cells and return their records, in order (failed and skipped ones too).
 
-    def work(self, method: str, arguments: tuple[Any, ...], threads: int) -> Any:
-        """One piece of work with so many threads: ``check``, ``pretrain`` or ``score``."""
+        What another process is at work on comes last; by then it is finished, or the other process is dead and it is
+        taken over.
+        """
+        waiting, records = self.queue(cells), {}
+        while waiting:
+            piece = waiting.popleft()
+            self.settle(piece, self.attempt(piece), waiting, records)
+        return [records[cell.folder] for cell in cells]
+
+    def queue(self, cells: Sequence[Cell]) -> deque[Work]:
+        """The backbones of the cells, which have to be there first."""
+        backbones: dict[Path, list[Cell]] = {}
+        for cell in cells:
+            backbones.setdefault(cell.pretraining.folder, []).append(cell)
+        return deque(
+            Work("pretrain", (own[0].pretraining,), self.threads.pretraining, tuple(own), _name(own[0].pretraining))
+            for own in backbones.values()
+        )
+
+    def attempt(self, piece: Work) -> Any:
+        """The folder of a backbone, the record of a cell, or the exception that came instead."""
         import torch
 
-        torch.set_num_threads(threads)
-        return {"check": self.check, "pretrain": self.pretrain, "score": self.score}[method](*arguments)
+        torch.set_num_threads(piece.threads)
+        try:
+            return {"pretrain": self.pretrain, "score": self.score}[piece.method](*piece.arguments, wait=piece.wait)
+        except Exception as error:
+            return error
 
-    def failed(self, cells: Sequence[Cell], error: Exception) -> list[Record]:
-        """Records of cells that could not be tried: skipped where the pictures are missing."""
-        status = "skipped" if isinstance(error, MissingPictures) else "failed"
-        device = resolve_device(self.device)
-        return [self._record(cell, status, str(error), None, device, time.time()) for cell in cells]
+    def settle(self, piece: Work, result: Any, waiting: deque[Work], records: dict[Path, Record]) -> None:
+        """Note what came of a piece of work, and what has to be done next.
 
-    def pretrain(self, pretraining: Pretraining) -> Path:
+        Raises:
+            RequestError: the run cannot go on, because the disk is full or gone.
+        """
+        if isinstance(result, RequestError):
+            raise result
+        if isinstance(result, Busy):
+            waiting.append(replace(piece, wait=True))
+        elif isinstance(result, Exception):
+            self._raise_if_hopeless(result)
+            status = "skipped" if isinstance(result, MissingPictures) else "failed"
+            device = resolve_device(self.device)
+            for cell in piece.cells:
+                records[cell.folder] = self._record(cell, status, str(result), None, device, time.time())
+        elif piece.method == "score":
+            records[piece.cells[0].folder] = result
+        else:  # before the next backbone: what is trained is scored
+            waiting.extendleft(
+                Work("score", (cell, result), self.threads.task, (cell,), cell.name) for cell in reversed(piece.cells)
+            )
+
+    @contextmanager
+    def _turn(self, work: Path, name: str, wait: bool) -> Iterator[None]:
+        """Hold the lock on a folder of the runs; raises Busy where another process holds it, unless told to wait."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(self.runs, work, wait=False))
+            except Busy:
+                if not wait:
+                    self.reporter.say(f"{name}: another process is at work on it; going on with the rest")
+                    raise
+                self.reporter.say(f"{name}: waiting for the process that is at work on it")
+                stack.enter_context(held(self.runs, work, wait=True))
+            yield
+
+    def pretrain(self, pretraining: Pretraining, wait: bool = False) -> Path:
         """The folder of a backbone, trained where it is not there yet.
 
         Raises:
+            Busy: another process is training it.
             PretrainingFailed: with the reason in one line.
             MissingPictures: there is nothing to train on.
+            RequestError: the disk is full or gone.
         """
-        folder = self.backbone(pretraining)
-        if folder is not None and (self.overwrite != "always" or pretraining.fetched):
-            return folder
+        with self._turn(pretraining.folder / "pretrain", _name(pretraining), wait):
+            folder = self.backbone(pretraining)
+            if folder is not None and (wait or self.overwrite != "always" or pretraining.fetched):
+                return folder
+            try:
+                return self._train(pretraining)
+            except MissingPictures:
+                raise
+            except Exception as error:
+                self._raise_if_hopeless(error)
+                reason = self._reason(error, self.runs / pretraining.folder / "pretrain")
+                raise PretrainingFailed(f"pre-training failed: {reason}") from error
+
+    def _train(self, pretraining: Pretraining) -> Path:
         from objectives.pretrain import pretrain
 
         started = time.time()
-        name = f"{pretraining.label} seed {pretraining.seed}"
+        name = _name(pretraining)
         self.reporter.begin(name)
         folder = self.runs / pretraining.folder / "pretrain"
-        try:
-            pictures = self.pictures(pretraining)
-            self._clear_stale(folder, pretraining)
-            pretrain(self.pretrain_job(pretraining, folder, resolve_device(self.device)), pictures)
-        except MissingPictures:
-            raise
-        except Exception as error:
-            raise PretrainingFailed(f"pre-training failed: {self._reason(error, folder)}") from error
+        pictures = self.pictures(pretraining)
+        self._clear_stale(folder, pretraining)
+        pretrain(self.pretrain_job(pretraining, folder, resolve_device(self.device)), pictures)
+        section = data_module.absolute(pretraining.suite.pictures, self.root)
+        if changed := self._changed("pictures", section):
+            (folder / "backbone.json").unlink()
+            raise DataError(changed)
         self.reporter.say(f"trained {name} in {time.time() - started:.0f} s")
         return folder
 
@@ -190,8 +270,11 @@ class Execution:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "backbone.json").unlink(missing_ok=True)
         mark = folder / "fingerprint"
+        for left in folder.glob(".*.tmp"):  # of a process that was killed while it wrote; the lock is ours
+            left.unlink()
         if not mark.is_file() or mark.read_text() != wanted or self.overwrite == "always":
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
+            for old in folder.glob("checkpoint-*"):
+                old.unlink()
             mark.write_text(wanted)
 
     def pictures(self, pretraining: Pretraining) -> Pictures:
@@ -216,15 +299,31 @@ class Execution:
             progress=self.reporter.report,
         )
 
-    def score(self, cell: Cell, backbone: Path) -> Record:
-        """The cell's number, kept as its record; a failure is a record, too."""
+    def score(self, cell: Cell, backbone: Path, wait: bool = False) -> Record:
+        """The cell's number, kept as its record; a failure is a record, too.
+
+        Raises:
+            Busy: another process is at work on it.
+            RequestError: the disk is full or gone.
+        """
+        with self._turn(cell.folder, cell.name, wait):
+            known = self.finished(cell) if wait or self.overwrite != "always" else None
+            if known is None:
+                return self._score(cell, backbone)
+            self.reporter.say(f"{cell.name}: finished by another process")
+            return known
+
+    def _score(self, cell: Cell, backbone: Path) -> Record:
         from downstream.task import Job, MissingData, evaluate
 
         device = resolve_device(self.device)
         self.reporter.begin(cell.name)
         folder = self.runs / cell.folder
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*.tmp"):
+            left.unlink()
         started = time.time()
+        self.task_fingerprint(cell)  # of the data before the work, to be compared with that after it
         section = data_module.section(cell.pretraining.suite, cell.task.name, self.root)
         job = Job(
             backbone=backbone, task=cell.task.name, protocol=cell.protocol, data=section, settings=cell.settings,
@@ -235,22 +334,48 @@ class Execution:
         except MissingData as error:
             return self._record(cell, "skipped", str(error), None, device, started)
         except Exception as error:
+            self._raise_if_hopeless(error)
             return self._record(cell, "failed", self._reason(error, folder), None, device, started)
+        if changed := self._changed(cell.task.name, section):
+            return self._record(cell, "failed", changed, None, device, started)
         return self._record(cell, "ok", None, outcome, device, started, backbone)
+
+    def _changed(self, name: str, section: dict[str, Any]) -> str | None:
+        """Why a result does not stand: the data are not those that the cell was planned with."""
+        if data_module.fingerprint(section) == self._fingerprint(name, section):
+            return None
+        del self._fingerprints[name]
+        return f"the data in {section['root']} changed while they were used; leave them alone and run the command again"
+
+    def _raise_if_hopeless(self, error: Exception) -> None:
+        """A disk that is full or gone would fail every other cell as well: the run ends, what is finished stays."""
+        if isinstance(error, OSError) and error.errno in HOPELESS:
+            where = error.filename or self.runs
+            raise RequestError(
+                f"{where}: {(error.strerror or str(error)).lower()}; finished cells are kept: free some space or mend "
+                "the disk, then the same command goes on"
+            ) from error
 
     def _reason(self, error: Exception, folder: Path) -> str:
         """One line for the record; the traceback of an unforeseen error goes to a file beside it."""
+        import torch
+
         from downstream.task import TaskError
         from objectives.recipe import ObjectiveError
 
         if isinstance(error, (TaskError, ObjectiveError, DataError)):
             return str(error)
         first = str(error).splitlines()[0] if str(error) else ""
+        if "DataLoader worker" in first:
+            return f"a process that reads data was killed ({first[:200]}); lower the task's num_workers or batch_size"
+        if isinstance(error, torch.OutOfMemoryError):
+            return f"out of memory ({first[:200]}); lower the task's batch_size"
         if isinstance(error, OSError) and error.filename:
             first = f"{error.strerror}: {error.filename}"
         folder.mkdir(parents=True, exist_ok=True)
         trace = folder / "traceback.txt"
-        trace.write_text(traceback.format_exc())
+        with suppress(OSError):
+            trace.write_text(traceback.format_exc())
         return f"{type(error).__name__}: {first[:300]} (traceback in {trace})"
 
     def _record(
@@ -326,6 +451,10 @@ def rehearsed(pretraining: Pretraining, num_classes: int, steps: int = 1) -> Obj
     return objective
 
 
+def _name(pretraining: Pretraining) -> str:
+    return f"{pretraining.label} seed {pretraining.seed}"
+
+
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
@@ -333,6 +462,18 @@ def _time(seconds: float) -> str:
 def sha256(backbone: Path) -> str:
     """Of a backbone's weights."""
     return hashlib.sha256((backbone / "backbone.safetensors").read_bytes()).hexdigest()
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is none before any work; torch is asked only where it has to be.
+
+    Raises:
+        RequestError: as :func:`resolve_device`.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise RequestError(f"--device {device!r}: write auto, cpu or cuda[:N]")
+    if device.startswith("cuda"):
+        resolve_device(device)
 
 
 def resolve_device(device: str) -> str:
@@ -345,12 +486,10 @@ def resolve_device(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.device(device)
-    except RuntimeError as error:
-        raise RequestError(f"--device {device!r}: write auto, cpu or cuda[:N]") from error
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RequestError(f"--device {device}: no CUDA device here; use --device cpu")
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise RequestError(f"--device {device}: there are {torch.cuda.device_count()} here, counted from 0")
     return device
 
 

@@ -19,6 +19,8 @@ from downstream.task import TASKS, TaskInfo
 from objectives import recipe as recipe_registry
 from objectives.recipe import SLOTS, Crop, ObjectiveError, Optimiser, Recipe
 
+MAX_SEED = 2**32 - 1  # NumPy's generator takes no larger one
+
 
 @dataclass(frozen=True)
 class Request:
@@ -125,12 +127,15 @@ def plan(request: Request) -> list[Cell]:
         RequestError: an unknown name, option or value; nothing has been touched then.
     """
     suite = suite_registry.get(request.suite)
+    for option, given in (("--objective", request.objectives), ("--tasks", request.tasks)):
+        if not given:
+            raise RequestError(f"{option}: name at least one, or `all`; see `bench list`")
     if request.budget not in suite.budgets:
         raise unknown(f"budget of suite {suite.name}", request.budget, suite.budgets)
     names = sorted(recipe_registry.recipes()) if list(request.objectives) == ["all"] else list(request.objectives)
     columns = _columns(suite, request.tasks, request.protocols)
-    if not request.seeds or min(request.seeds) < 0:
-        raise RequestError(f"seeds: {list(request.seeds)} must be whole numbers from 0 on, at least one")
+    if not request.seeds or min(request.seeds) < 0 or max(request.seeds) > MAX_SEED:
+        raise RequestError(f"--seeds: {list(request.seeds)} must be whole numbers from 0 to {MAX_SEED}, at least one")
     cells = []
     for name in dict.fromkeys(names):
         try:
@@ -262,7 +267,10 @@ def _replaced(settings: Any, field: str, value: Any, key: str) -> Any:
     known = settings.__dataclass_fields__
     if field not in known:
         raise unknown("option", key, [f"{key.split('.')[0]}.{name}" for name in known])
-    return replace(settings, **{field: tuple(value) if isinstance(value, list) else value})
+    try:
+        return replace(settings, **{field: tuple(value) if isinstance(value, list) else value})
+    except ObjectiveError as error:
+        raise RequestError(f"--cfg-options {error}") from error
 
 
 _SUITE_OPTIONS = ("model", "input_size", "batch_size", "fixed_crop", "decoder", "scenes")
@@ -283,9 +291,21 @@ def _suite_option(suite: Suite, field: str, value: Any, key: str, budget: str) -
         return replace(suite, model=value, kwargs={"img_size": suite.input_size})
     if field.endswith("_size") and (not isinstance(value, int) or value < 1):
         raise RequestError(f"--cfg-options {key}={value}: a whole number, at least 1")
+    fitting = {"fixed_crop": isinstance(value, bool), "decoder": _decoder(value), "scenes": isinstance(value, Mapping)}
+    if not fitting.get(field, True):
+        examples = {"fixed_crop": "True", "decoder": "{'width': 96, 'depth': 2, 'heads': 4}", "scenes": "{'size': 128}"}
+        raise RequestError(f"--cfg-options {key}={value}: for example {key}=\"{examples[field]}\"")
     if field == "input_size" and "img_size" in suite.kwargs:  # a backbone with a table of positions must know
         suite = replace(suite, kwargs={**suite.kwargs, "img_size": value})
     return replace(suite, **{field: value})
+
+
+def _decoder(value: Any) -> bool:
+    """Whether this is the size of a light decoder."""
+    if value is None:
+        return True
+    names = isinstance(value, Mapping) and set(value) == {"width", "depth", "heads"}
+    return names and all(isinstance(v, int) and v >= 1 for v in value.values()) and not value["width"] % value["heads"]
 
 
 def _task_option(suite: Suite, field: str, value: Any, key: str) -> Suite:

@@ -66,6 +66,9 @@ def cell_of(record: Record) -> Cell:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         where = record.path or "record"
         raise RequestError(f"{where}: its configuration cannot be planned again ({reason})") from error
+    for name, value in config["data"].items():
+        if isinstance(value, str) and (Path(value).is_absolute() or ".." in Path(value).parts):
+            raise RequestError(f"{record.path or 'record'}: its data.{name}={value!r} leads out of the data folder")
     return Cell(pretraining, TASKS[record.task], record.protocol)
 
 

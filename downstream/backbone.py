@@ -46,6 +46,10 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} cannot be read: {error}") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT or not isinstance(about.get("kwargs"), dict):
         raise WeightsError(f"{path} is not a backbone description of format {FORMAT}")
+    foreign = [key for key in about["kwargs"] if key == "checkpoint_path" or key.startswith(("pretrained", "cache_"))]
+    if foreign or ":" in str(about.get("model")):
+        name = foreign[0] if foreign else about.get("model")
+        raise WeightsError(f"{path}: {name} names weights or settings outside of the folder; such a folder is not read")
     return about
 
 

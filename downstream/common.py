@@ -151,6 +151,29 @@ def preprocessor(kind: str, **more: Any) -> dict[str, Any]:
     return {"type": kind, **{"mean": MEAN, "std": STD, **more}}
 
 
+def read_text(path: Path) -> str:
+    """The text of a list or table of a data set.
+
+    Raises:
+        TaskError: it is no UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path} is not UTF-8 text (byte {error.start}); copy it again") from error
+
+
+def inside(folder: Path, name: str, origin: str | Path) -> Path:
+    """``folder / name`` for a name that stands in an annotation file, ``origin``.
+
+    Raises:
+        TaskError: the name leads out of the folder. A data set may come from anybody.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise TaskError(f"{origin} names {name!r}, which leads out of {folder}; such a data set is not read")
+    return folder / name
+
+
 def need(path: Path, what: str) -> Path:
     """``path``, or MissingData naming it."""
     if not path.exists():

@@ -80,7 +80,7 @@ class DepthList(BaseSegDataset):
         """
         rows = []
         listing = Path(self.ann_file)
-        for number, line in enumerate(listing.read_text().splitlines(), 1):
+        for number, line in enumerate(common.read_text(listing).splitlines(), 1):
             if not line.strip():
                 continue
             paths = line.split()[:2]
@@ -91,11 +91,13 @@ class DepthList(BaseSegDataset):
             picture, depth = (self._find(path, listing, number) for path in paths)
             rows.append({"img_path": str(picture), "depth_map_path": str(depth), "seg_fields": [],
                          "label_map": None, "reduce_zero_label": False})
+        if not rows:
+            raise TaskError(f"{listing} is empty; list a picture and its depth map a line")
         return rows
 
     def _find(self, name: str, listing: Path, number: int) -> Path:
         for base in self._bases():
-            path = base / name.lstrip("/")
+            path = common.inside(base, name.lstrip("/"), f"{listing} line {number}")
             if path.is_file():
                 return path
         raise TaskError(f"{listing} line {number} names {name}, which is not under {self.data_root}")

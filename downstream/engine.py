@@ -9,6 +9,7 @@ trained on the pictures, with a learning rate that falls with depth. Training is
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import io
 import json
@@ -87,7 +88,9 @@ def settings(job: Job, **defaults: Any) -> dict[str, Any]:
     known = {**COMMON, **defaults}
     for name in job.settings:
         if name not in known:
-            raise TaskError(f"{job.task}: no setting {name!r}; known: {', '.join(sorted(known))}")
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+            raise TaskError(f"{job.task}: no setting {name!r}; {hint}")
     chosen = {**known, **job.settings}
     for name in ("epochs", "batch_size", "accumulate", "test_batch"):
         if not isinstance(chosen[name], int) or chosen[name] < 1:

@@ -88,7 +88,7 @@ def check_annotations(path: Path, images: Path, count: int) -> None:
         raise TaskError(f"{path}: annotation {bad} does not have {found} key points of three numbers")
     if found != count:
         raise TaskError(f"{path}: {found} key points where the layout has {count}; check the suite's layout")
-    missing = next((name for name in names if not (images / name).is_file()), None)
+    missing = next((name for name in names if not common.inside(images, name, path).is_file()), None)
     if missing is not None:
         raise TaskError(f"{path} names {missing}, which is not in {images}; complete the data set")
 

@@ -61,7 +61,7 @@ def read_classes(root: Path) -> list[str]:
     tables = sorted(root.glob("objectInfo*.txt"))
     if not tables:
         raise TaskError(f"segmentation: no objectInfo.txt in {root}; it lists the classes, one a line")
-    lines = [line.split("\t") for line in tables[0].read_text().splitlines()[1:] if line.strip()]
+    lines = [line.split("\t") for line in common.read_text(tables[0]).splitlines()[1:] if line.strip()]
     if not lines:
         raise TaskError(f"segmentation: {tables[0]} lists no class")
     return [columns[-1].strip() for columns in lines]

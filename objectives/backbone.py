@@ -36,11 +36,20 @@ def create_backbone(model: str, kwargs: Mapping[str, Any], drop_path: float = 0.
     Raises:
         ObjectiveError: timm knows no such model, or it does not take these arguments.
     """
+    foreign = [key for key in kwargs if key == "checkpoint_path" or key.startswith(("pretrained", "cache_"))]
+    if foreign or ":" in model:
+        raise ObjectiveError(
+            f"backbone {model!r} with {dict(kwargs)}: {foreign[0] if foreign else model} names weights or settings "
+            "from elsewhere; pre-training starts from timm's own initialisation"
+        )
     try:
-        return timm.create_model(model, pretrained=False, **{**kwargs, "num_classes": 0, "drop_path_rate": drop_path})
+        net = timm.create_model(model, pretrained=False, **{**kwargs, "num_classes": 0, "drop_path_rate": drop_path})
     except Exception as error:  # timm raises many kinds here; each means that this request cannot be built
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ObjectiveError(f"backbone {model!r} with {dict(kwargs)}: {reason}") from error
+    if not len(getattr(net, "blocks", [...])):
+        raise ObjectiveError(f"backbone {model!r} with {dict(kwargs)}: depth must be at least 1")
+    return net
 
 
 def family_of(net: nn.Module) -> str:
@@ -64,8 +73,8 @@ def geometry_of(net: nn.Module, input_size: int, **context: Any) -> Geometry:
     Raises:
         ObjectiveError: the size is no multiple of the stride.
     """
+    hierarchical = family_of(net) == "swin"  # first: it refuses what has no patches
     patch = net.patch_embed.patch_size[0]
-    hierarchical = family_of(net) == "swin"
     stride = patch * 2 ** (len(net.layers) - 1) if hierarchical else patch
     if input_size % stride:
         raise ObjectiveError(f"input size {input_size} is not a multiple of the backbone's stride {stride}")

@@ -11,6 +11,9 @@ from objectives.registry import LOSSES, Geometry
 
 
 class _CropLoss:
+    region = "picture"
+    divisible = False  # a batch's crops are compared with each other
+
     def __init__(self, temperature: float) -> None:
         if temperature <= 0:
             raise ObjectiveError(f"objective.loss.temperature: {temperature} must be above 0")

@@ -58,6 +58,8 @@ def _where(value: Tensor, mask: Tensor | None, region: str) -> Tensor:
 class NoLoss:
     """For objectives that do not train."""
 
+    region = "all"
+
     def __init__(self, geometry: Geometry | None = None) -> None:
         pass
 
@@ -107,7 +109,7 @@ class CrossEntropy:
     ) -> None:
         if region != "picture":
             raise ObjectiveError(f"objective.loss.region: CrossEntropy of labels looks at the picture, not {region!r}")
-        self.label_smoothing = label_smoothing
+        self.region, self.label_smoothing = region, label_smoothing
 
     def __call__(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         if target.is_floating_point():
@@ -163,6 +165,7 @@ class ZoomedIn(_Regional):
 
     def __init__(self, geometry: Geometry, region: str = "all", centre_weight: float = 0.8) -> None:
         super().__init__(region)
+        self.divisible = region == "all"  # else a mean over the mask and one over the picture are added up
         self.patch, self.margin = geometry.stride, margin_of(geometry)
         self.view, self.centre_weight = geometry.input_size + 2 * self.margin, centre_weight
 

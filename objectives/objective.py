@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from objectives.backbone import create_backbone, geometry_of
+from objectives.corruption import Seen
 from objectives.recipe import Crop, ObjectiveError
 from objectives.registry import build
 
@@ -55,6 +59,8 @@ class Objective(BaseModel):
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.generator = torch.Generator()
         self.steps = 1
+        self.now = (0, 0)  # seed and step of the last begin_step
+        self.pieces = 1  # micro-batches of a step
         self.targets: Tensor | None = None  # (N, 2, L, C) or ids (N, 2, L) of all pictures, plain and flipped
 
     def _check_views(self, slots: Mapping[str, Mapping[str, Any]]) -> None:
@@ -75,6 +81,7 @@ class Objective(BaseModel):
 
     def begin_step(self, seed: int, step: int) -> None:
         """Every draw of a step depends on (seed, step) alone, so that a resumed run goes on bit-equal."""
+        self.now = (seed, step)
         mixed = (seed * 1_000_003 + step) % (2**63)
         self.generator.manual_seed(mixed)
         torch.manual_seed(mixed)  # drop path draws from the global generator
@@ -133,24 +140,101 @@ class Objective(BaseModel):
         ``mode="tensor"`` gives the parts instead: clean view, what the student sees, small crops (or None),
         mask, target, prediction.
         """
-        clean, flipped = self.augment(images)
-        of_views = self.teacher.sees == "seen"
-        raw = None if of_views else self.raw_target(clean, labels, index, flipped)
-        attention = self.teacher.attention(raw) if self.corruption.attentive else None
-        seen = self.corruption(clean, self.generator, attention)
-        if of_views:
-            raw = self.teacher.of_views(seen)
-        tokens = self.student(seen.images, seen.mask)
-        if seen.local is not None:
-            tokens = torch.cat([tokens, self.student(seen.local, None)])
-        prediction = self.head(tokens, seen.mask)
+        clean, raw, seen = self._views(images, labels, index)
+        prediction = self._predict(seen)
         with torch.no_grad():
             target = self.normalisation(raw)
         if mode == "tensor":
             return {"clean": clean, "corrupted": seen.images, "local": seen.local, "mask": seen.mask, "raw": raw,
                     "target": target, "prediction": prediction}
+        return {"loss": self._loss(prediction, target, seen)}
+
+    def _views(self, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Seen]:
+        """The clean view, the raw target and what the student sees: all that is drawn at random for the batch."""
+        clean, flipped = self.augment(images)
+        of_views = self.teacher.sees == "seen"
+        raw = None if of_views else self.raw_target(clean, labels, index, flipped)
+        attention = self.teacher.attention(raw) if self.corruption.attentive else None
+        seen = self.corruption(clean, self.generator, attention)
+        return clean, self.teacher.of_views(seen) if of_views else raw, seen
+
+    def _predict(self, seen: Seen) -> Tensor:
+        tokens = self.student(seen.images, seen.mask)
+        if seen.local is not None:
+            tokens = torch.cat([tokens, self.student(seen.local, None)])
+        return self.head(tokens, seen.mask)
+
+    def _loss(self, prediction: Tensor, target: Tensor, seen: Seen) -> Tensor:
         place = {"offset": seen.offset} if getattr(self.loss, "takes_offset", False) else {}
-        return {"loss": self.loss(prediction, target, seen.mask, **place)}
+        return self.loss(prediction, target, seen.mask, **place)
+
+    # --- a step that may not fit into memory --------------------------------------------------------------------------
+
+    def train_step(self, data: Mapping[str, Tensor], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """One optimiser step. Where the device's memory does not hold the batch, it is made of smaller pieces.
+
+        Draws and targets are those of the whole batch, and each piece's loss weighs as much as it contributes to the
+        batch's mean: the gradient is the same, but for drop path, whose draws depend on how the batch is divided.
+
+        Raises:
+            ObjectiveError: the pictures of a batch depend on each other, or one picture alone does not fit.
+        """
+        batch = self.data_preprocessor(dict(data), True)
+        while (loss := self._gradients(batch, optim_wrapper)) is None:
+            self._halve(len(batch["images"]))
+            optim_wrapper.zero_grad()
+            self.begin_step(*self.now)
+        optim_wrapper.step()  # outside: a step that runs out of memory half-way could not be made again
+        optim_wrapper.zero_grad()
+        return {"loss": loss}
+
+    def _gradients(self, batch: Mapping[str, Tensor], optim_wrapper: OptimWrapper) -> Tensor | None:
+        """Backward through the batch; its loss, or None where memory ran out."""
+        try:
+            if self.pieces == 1:
+                with optim_wrapper.optim_context(self):
+                    loss = self(**batch, mode="loss")["loss"]
+                optim_wrapper.backward(loss)
+                return loss.detach()
+            with optim_wrapper.optim_context(self), torch.no_grad():
+                _, raw, seen = self._views(**batch)
+                target = self.normalisation(raw)
+            total = torch.zeros((), device=target.device)
+            for share, part, wanted in self._divided(seen, target):
+                with optim_wrapper.optim_context(self):
+                    loss = share * self._loss(self._predict(part), wanted, part)
+                optim_wrapper.backward(loss)
+                total += loss.detach()
+            return total
+        except torch.OutOfMemoryError:
+            return None  # and not handled here: the error holds on to the memory that it could not get
+
+    def _divided(self, seen: Seen, target: Tensor) -> Iterator[tuple[Tensor, Seen, Tensor]]:
+        """The batch in ``pieces`` parts, each with its share in the batch's mean."""
+        count = len(seen.images)
+        size = -(-count // self.pieces)
+        masked = seen.mask is not None and self.loss.region == "masked"
+        for start in range(0, count, size):
+            part = Seen(*(None if value is None else value[start : start + size] for value in seen))
+            share = part.mask.sum() / seen.mask.sum() if masked else torch.tensor(len(part.images) / count)
+            yield share, part, target[start : start + size]
+
+    def _halve(self, count: int) -> None:
+        mixes = any(isinstance(m, _BatchNorm) for part in (self.student, self.head) for m in part.modules())
+        if mixes or not getattr(self.loss, "divisible", True) or self.teacher.sees == "seen":
+            raise ObjectiveError(
+                f"out of memory with {count} pictures a step, and this objective compares the pictures of a batch with "
+                "each other, so that they cannot be taken one part after another; lower suite.batch_size"
+            )
+        if self.pieces >= count:
+            raise ObjectiveError("out of memory with one picture at a time; choose a smaller backbone or input size")
+        self.pieces *= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        print(
+            f"out of memory: micro-batches of {-(-count // self.pieces)} of {count} pictures, gradients accumulated",
+            file=sys.stderr,
+        )
 
 
 def resize(x: Tensor, size: int) -> Tensor:

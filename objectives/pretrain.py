@@ -1,6 +1,7 @@
 """Pre-training: a recipe, a backbone, pictures and a budget -> a backbone folder.
 
-mmengine's Runner drives it; two small hooks add progress and a checkpoint that resumes bit-equal.
+mmengine's Runner drives it; a small hook adds progress, a checkpoint that resumes bit-equal, and the end of a
+training that diverges or is told to stop.
 """
 
 from __future__ import annotations
@@ -8,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
-import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,12 +25,17 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from objectives import checkpoint
+from objectives.files import whole
+from objectives.interruption import Deferred
 from objectives.objective import Objective, resize
 from objectives.recipe import Crop, ObjectiveError, Optimiser, scaled_lr, weight_decay_at
 from objectives.teacher import Progress
 
 FORMAT = 1  # of backbone.json
 CHECKPOINT_EVERY = 100  # steps; a kill costs at most these
+LOSS_EVERY = 10  # steps between looks at the loss: reading it waits for the device
+DIVERGED = "diverged.safetensors"
 COUNTED = 4096  # pictures, at most, over which a tokenizer's use of its codes is counted
 TEACHER_BATCH = 64  # fixed, so that cached targets do not depend on who asks for them
 
@@ -88,19 +93,20 @@ class _InMemory(Dataset):
 
 
 class _Steps(Hook):
-    """Seeds each step, reports progress, writes ``log.jsonl`` and a resumable checkpoint."""
+    """Seeds each step, reports progress, writes ``log.jsonl`` and a resumable checkpoint, stops when it has to."""
 
     priority = "VERY_LOW"
 
-    def __init__(self, job: PretrainJob) -> None:
-        self.job = job
-        self.checkpoint = job.folder / "checkpoint.pt"
+    def __init__(self, job: PretrainJob, pictures: Pictures, signals: Deferred) -> None:
+        self.job, self.pictures, self.signals = job, pictures, signals
         self.log = job.folder / "log.jsonl"
         self.started = time.time()
         self.rows: list[dict[str, float]] = []
+        self.lr = 0.0  # of the step being made
+        self.recent: deque[tuple[int, Tensor, float, Tensor]] = deque(maxlen=LOSS_EVERY)  # step, loss, lr, pictures
 
     def before_train(self, runner: Runner) -> None:
-        state = _read_checkpoint(self.checkpoint)
+        state = checkpoint.newest(self.job.folder)
         if state is None:
             return
         runner.model.load_state_dict(state["model"])
@@ -113,6 +119,7 @@ class _Steps(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         runner.model.begin_step(self.job.seed, runner.iter)
+        self.lr = runner.optim_wrapper.get_lr()["lr"][0]
         if self.job.optimiser.weight_decay_end is not None:  # the first group is the one with decay
             decay = weight_decay_at(self.job.optimiser, runner.iter, self.job.steps)
             runner.optim_wrapper.optimizer.param_groups[0]["weight_decay"] = decay
@@ -122,19 +129,36 @@ class _Steps(Hook):
     ) -> None:
         step = runner.iter + 1
         runner.model.after_step(step)
-        if step % 10 == 0 or step == self.job.steps:  # reading the loss waits for the device: not at every step
+        self.recent.append((step, outputs["loss"].detach(), self.lr, data_batch["index"]))
+        if step % LOSS_EVERY == 0 or step == self.job.steps:
+            self._check_losses()
             loss = outputs["loss"].item()
-            if not math.isfinite(loss):
-                raise ObjectiveError(
-                    f"{self.job.objective}: the loss is {loss} at step {step} of {self.job.steps}; "
-                    "lower optimiser.lr or set optimiser.clip"
-                )
             row = {"step": step, "images": step * self.job.batch_size, "loss": round(loss, 6),
                    "lr": runner.optim_wrapper.get_lr()["lr"][0]}
             self.rows.append(row)
             self.job.progress(f"pretrain loss {loss:.4f}", step, self.job.steps)
-        if step % CHECKPOINT_EVERY == 0 and step < self.job.steps:
+        stop = self.signals.asked and step < self.job.steps
+        if stop or (step % CHECKPOINT_EVERY == 0 and step < self.job.steps):
+            self._check_losses()
             self._save(runner, step)
+        if stop:
+            raise KeyboardInterrupt
+
+    def _check_losses(self) -> None:
+        """Stop at the first loss that is not finite; its pictures are kept for inspection."""
+        for step, value, lr, index in self.recent:
+            loss = value.item()
+            if math.isfinite(loss):
+                continue
+            path = self.job.folder / DIVERGED
+            batch = {"images": self.pictures.images[index], "labels": self.pictures.labels[index], "index": index}
+            with whole(path) as temporary:
+                save_file(batch, temporary)
+            raise ObjectiveError(
+                f"{self.job.objective}: the loss is {loss} at step {step} of {self.job.steps}, learning rate {lr:.3g}; "
+                f"lower optimiser.lr or set optimiser.clip (the batch is kept in {path})"
+            )
+        self.recent.clear()
 
     def _save(self, runner: Runner, step: int) -> None:
         state = {
@@ -142,22 +166,10 @@ class _Steps(Hook):
             "schedulers": [s.state_dict() for s in runner.param_schedulers], "step": step, "rows": self.rows,
             "seconds": time.time() - self.started,
         }
-        temporary = self.checkpoint.with_suffix(f".{os.getpid()}.tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        checkpoint.save(self.job.folder, step, state)
 
     def after_train(self, runner: Runner) -> None:
         self.log.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged checkpoint costs its steps, not the run; say so and begin again
-        print(f"checkpoint {path} cannot be read ({type(error).__name__}); starting again", file=sys.stderr)
-        return None
 
 
 def build(job: PretrainJob, pictures: Pictures) -> Objective:
@@ -208,8 +220,9 @@ def pretrain(job: PretrainJob, pictures: Pictures) -> Path:
     An interrupted training goes on from its last checkpoint, bit-equal to one that was never interrupted.
 
     Raises:
-        ObjectiveError: the parts do not fit, the teacher has no weights, its codebook collapsed, or the loss is not
-            finite.
+        ObjectiveError: the parts do not fit, the teacher has no weights, its codebook collapsed, the loss is not
+            finite (the batch that did it is kept), or one picture is more than the device's memory holds.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step it came in is saved.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     objective = build(job, pictures)
@@ -233,7 +246,8 @@ def pretrain(job: PretrainJob, pictures: Pictures) -> Path:
     if job.trains:  # student and head, for pictures of what it predicts; the seam is the backbone alone
         save_weights(objective, job.folder / "objective.safetensors", leave_out="teacher.")
     save_backbone(backbone, about, job.folder)
-    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
+    checkpoint.clear(job.folder)
+    (job.folder / DIVERGED).unlink(missing_ok=True)
     return job.folder
 
 
@@ -254,18 +268,16 @@ def save_backbone(backbone: nn.Module, about: Mapping[str, Any], folder: Path) -
 
 def save_about(about: Mapping[str, Any], folder: Path) -> None:
     """Write ``backbone.json`` whole or not at all."""
-    temporary = folder / f".backbone.json.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(about, indent=1, default=str) + "\n")
-    os.replace(temporary, folder / "backbone.json")
+    with whole(folder / "backbone.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=1, default=str) + "\n")
 
 
 def save_weights(module: nn.Module, path: Path, leave_out: str | None = None) -> None:
     """Write a module's state as safetensors, whole or not at all; ``leave_out`` is a prefix of keys."""
     state = {k: v.detach().contiguous().clone() for k, v in module.state_dict().items()
              if leave_out is None or not k.startswith(leave_out)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(state, temporary)
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        save_file(state, temporary)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -299,7 +311,8 @@ def _train(objective: Objective, job: PretrainJob, pictures: Pictures) -> list[d
     ]
     if warmup:
         schedulers.insert(0, {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warmup})
-    steps = _Steps(job)
+    signals = Deferred()
+    steps = _Steps(job, pictures, signals)
     scratch = job.folder / "mmengine"
     runner = Runner(
         model=objective, work_dir=str(scratch), experiment_name=f"pretrain-{job.folder}-{time.time_ns()}",
@@ -313,7 +326,8 @@ def _train(objective: Objective, job: PretrainJob, pictures: Pictures) -> list[d
         custom_hooks=[steps], randomness={"seed": job.seed}, log_level="ERROR", default_scope="mmengine",
         env_cfg={"cudnn_benchmark": device.type == "cuda"},
     )
-    runner.train()
+    with signals:
+        runner.train()
     shutil.rmtree(scratch, ignore_errors=True)
     return steps.rows
 
@@ -345,9 +359,8 @@ def _cache_targets(objective: Objective, job: PretrainJob, pictures: Pictures) -
     objective.targets = torch.cat(parts)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"targets": objective.targets}, temporary)
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            save_file({"targets": objective.targets}, temporary)
 
 
 @torch.no_grad()

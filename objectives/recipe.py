@@ -10,7 +10,7 @@ import difflib
 import importlib
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -21,6 +21,14 @@ SLOTS = ("corruption", "student", "teacher", "normalisation", "head", "loss")
 
 class ObjectiveError(RuntimeError):
     """An objective cannot be built or trained as asked; the message is one line naming the thing and the mend."""
+
+
+def _need(key: str, value: Any, wanted: str, holds: Callable[[Any], bool], many: int | None = None) -> None:
+    """Raises ObjectiveError unless ``value`` is a number, or ``many`` of them, for which ``holds`` is true."""
+    numbers = [value] if many is None else list(value) if isinstance(value, (tuple, list)) else []
+    right = len(numbers) == (many or 1) and all(type(v) in (int, float) and holds(v) for v in numbers)
+    if not right:
+        raise ObjectiveError(f"{key}={value}: {wanted}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,21 @@ class Optimiser:
     drop_path: float = 0.0
     weight_decay_end: float | None = None
 
+    def __post_init__(self) -> None:
+        _need("optimiser.lr", self.lr, "a number from 0 on", lambda v: 0 <= v < math.inf)
+        for name in ("batch", "width"):
+            value = getattr(self, name)
+            _need(f"optimiser.{name}", value, "a whole number, at least 1", lambda v: isinstance(v, int) and v >= 1)
+        _need("optimiser.betas", self.betas, "two numbers from 0 to below 1", lambda v: 0 <= v < 1, many=2)
+        _need("optimiser.drop_path", self.drop_path, "a number from 0 to below 1", lambda v: 0 <= v < 1)
+        for name in ("warmup", "min_lr"):
+            _need(f"optimiser.{name}", getattr(self, name), "a share from 0 to 1", lambda v: 0 <= v <= 1)
+        _need("optimiser.weight_decay", self.weight_decay, "a number from 0 on", lambda v: 0 <= v < math.inf)
+        end = 0.0 if self.weight_decay_end is None else self.weight_decay_end
+        _need("optimiser.weight_decay_end", end, "a number from 0 on", lambda v: 0 <= v < math.inf)
+        if self.clip is not None:
+            _need("optimiser.clip", self.clip, "a number above 0, or None", lambda v: 0 < v < math.inf)
+
     def config(self) -> dict[str, Any]:
         """As plain data, for digests: without what is not used, so that digests outlive new fields."""
         return {k: v for k, v in asdict(self).items() if k != "weight_decay_end" or v is not None}
@@ -62,6 +85,16 @@ class Crop:
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        _need("crop.scale", self.scale, "two shares above 0 and up to 1, the smaller first", lambda v: 0 < v <= 1, 2)
+        _need("crop.ratio", self.ratio, "two numbers above 0, the smaller first", lambda v: 0 < v < math.inf, 2)
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ObjectiveError(f"crop.{name}={getattr(self, name)}: the smaller number first")
+        if not isinstance(self.flip, bool):
+            raise ObjectiveError(f"crop.flip={self.flip!r}: True or False")
 
 
 @dataclass(frozen=True)

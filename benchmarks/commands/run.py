@@ -98,9 +98,10 @@ def carry_out(
     """Run what is missing of the cells and print their table; exit 1 where a cell has no number."""
     from benchmarks.crew import Crew, resolve_jobs
     from benchmarks.data import data_root as find_data
-    from benchmarks.execute import Execution, resolve_device
+    from benchmarks.execute import Execution, check_device, resolve_device
     from benchmarks.progress import Reporter
 
+    check_device(device)
     suite = cells[0].pretraining.suite
     reporter = Reporter()
     if dry_run and (data_root is None or suite.rendered):  # no pictures yet: what is finished cannot be told

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from mmdet.registry import DATASETS
 
+from downstream.common import inside, read_text
 from downstream.task import MissingData, TaskError
 from downstream.tracking.metrics import has_area
 
@@ -95,6 +96,8 @@ class VideoSet(ABC):
         names = self.names()[:limit]
         if not names:
             raise MissingData(f"{self.root / self.part}: no videos listed; check root and the list")
+        for name in names:
+            inside(self.root, name, self.root / self.part)
         return [self.video(name) for name in names]
 
 
@@ -232,4 +235,4 @@ def read_videos(data: dict[str, Any], part: str, limit: int | None = None) -> li
 def _read_text(path: Path) -> str:
     if not path.is_file():
         raise MissingData(f"{path}: file not found; put the data set there or correct the suite's data section")
-    return path.read_text()
+    return read_text(path)

@@ -1,0 +1,48 @@
+"""Who works on what: two ``bench run`` on one runs folder share the work instead of doing it twice.
+
+A lock is the system's own on an open file (flock), so that it ends with the process that holds it, however that ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+FOLDER = ".locks"  # below the runs folder
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def held(runs: Path, work: Path, wait: bool) -> Iterator[None]:
+    """Hold the lock on ``work``, a folder relative to ``runs``.
+
+    Args:
+        wait: until it is free; else raise.
+
+    Raises:
+        Busy: another process holds it.
+    """
+    path = runs / FOLDER / ("--".join(work.parts) + ".lock")
+    lock = FileLock(path, timeout=-1 if wait else 0)
+    while not lock.is_locked:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(poll_interval=0.2)
+        except FileNotFoundError:
+            continue  # another process was the last one just now, and took the folder along
+        except Timeout as error:
+            raise Busy from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # while it is held: who waits for it notices and makes a new one
+        lock.release()
+        with suppress(OSError):
+            path.parent.rmdir()  # the last one takes the folder along

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.execute import Execution
+from benchmarks.execute import Execution, Threads
 from benchmarks.locks import FOLDER, Busy, held
 from benchmarks.plan import Request, plan
 from benchmarks.progress import Reporter
@@ -33,7 +33,7 @@ class Notes(Reporter):
 
 def execute(runs, root, cells, to=None):
     notes = Notes()
-    records = Execution(runs, root, "cpu", reporter=notes).run(cells)
+    records = Execution(runs, root, "cpu", reporter=notes, threads=Threads(1, 1)).run(cells)  # a fork has but one
     if to is not None:
         to.put(notes.lines)
     return notes.lines, records
@@ -76,8 +76,8 @@ def test_a_killed_processs_lock_is_taken_over(tmp_path):
     assert not (tmp_path / FOLDER).exists()
 
 
-def test_two_processes_share_the_work(mini, cells, tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.execute.set_threads", lambda: torch.set_num_threads(1))  # a fork has but one
+def test_two_processes_share_the_work(mini, cells, tmp_path):
+    torch.set_num_threads(1)
     _, alone = execute(tmp_path / "alone", mini, cells[:2])
     queue = FORK.Queue()
     children = [FORK.Process(target=execute, args=(tmp_path / "runs", mini, cells, queue)) for _ in range(2)]
@@ -107,11 +107,11 @@ def test_who_waits_uses_the_finished_record(mini, cells, tmp_path, monkeypatch):
     """A second process comes while the first scores a cell; here both are one, the second within the first's work."""
     lines, begun = [], []
 
-    def nested(self, cell, folder, device, score=Execution._score):
+    def nested(self, cell, folder, score=Execution._score):
         if not begun:
             begun.append(cell)
             lines.extend(execute(tmp_path, mini, [c for c in cells if c != cell])[0])
-        return score(self, cell, folder, device)
+        return score(self, cell, folder)
 
     monkeypatch.setattr(Execution, "_score", nested)
     said, records = execute(tmp_path, mini, cells)

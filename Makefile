@@ -10,7 +10,7 @@ test: install  ## set up, lint, check the import contract, run the tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 install:  ## everything pinned into .venv; does nothing when that is done already
 	@PYTHON=$(PYTHON) bash requirements/install.sh $(VENV)

@@ -98,7 +98,7 @@ def test_as_mmengine_metric():
 
     from downstream.tracking.evaluator import OnePassEvaluation
 
-    metric = METRICS.build({"type": "OnePassEvaluation", "strict": True})
+    metric = METRICS.build({"type": "mmdet.OnePassEvaluation", "strict": True})
     assert isinstance(metric, OnePassEvaluation)
     metric.process({}, [{"track": track([[0, 0, 10, 10]] * 3, [[0, 0, 10, 10]] * 3)}])
     assert metric.evaluate(1)["SUC"] == pytest.approx(2000 / 21)

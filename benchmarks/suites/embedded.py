@@ -54,9 +54,9 @@ suite = Suite(
                 "weight_decay": 0.05, "layer_decay": 0.75,
             },
         },
-        # ViTPose's classic head made small: no linear layer on a token knows which joint it shows. Small batches and many
-        # steps, because a head that is not trained out gives AP that differs by a third between two seeds; one rate,
-        # because 4e-3 and 6e-2 did worse for every backbone
+        # ViTPose's classic head made small: no linear layer on a token knows which joint it shows. Small batches and
+        # many steps: the AP of a head that is not trained out differs by a third between two seeds. One rate, because
+        # 4e-3 did worse for every backbone and 6e-2 wherever it was tried
         "pose": {
             "frozen": {
                 "input_size": 64, "epochs": 20, "batch_size": 16, "lr": 1.6e-2, "head": "classic",

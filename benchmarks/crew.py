@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -78,6 +79,7 @@ def _serve(pipe: Connection, execution: Execution) -> None:
     """A worker's life: take a piece of work, or cells to check, and send back ``("done", what came of it)``."""
     os.setpgrp()  # Ctrl-C reaches the command only, which then ends its workers
     signals.install()
+    warnings.filterwarnings("ignore")  # as the command itself does
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     execution.reporter = Relay(pipe)  # type: ignore[assignment]
     with suppress(EOFError, KeyboardInterrupt):

@@ -206,9 +206,9 @@ class Execution:
                 records[cell.folder] = self._record(cell, status, str(result), None, device, time.time())
         elif piece.method == "score":
             records[piece.cells[0].folder] = result
-        else:  # before the next backbone: what is trained is scored
+        else:  # before the next backbone: what is trained is scored; the last task first, tracking takes longest
             waiting.extendleft(
-                Work("score", (cell, result), self.threads.task, (cell,), cell.name) for cell in reversed(piece.cells)
+                Work("score", (cell, result), self.threads.task, (cell,), cell.name) for cell in piece.cells
             )
 
     @contextmanager

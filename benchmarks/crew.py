@@ -26,6 +26,7 @@ from benchmarks.environment import available_memory, cores
 from benchmarks.errors import RequestError
 from benchmarks.execute import Execution, Threads, Work
 from benchmarks.plan import Cell
+from benchmarks.progress import Reporter
 from leaderboard.records import Record
 
 MEMORY = 3 * 2**30  # bytes of a worker on the embedded suite, with room to spare
@@ -56,6 +57,36 @@ class WorkerLost(RuntimeError):
     """A worker process ended in the middle of its work."""
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A worker's answer: what came of a piece of work, or of a check."""
+
+    result: Any
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """A worker's progress bar."""
+
+    cell: str
+    stage: str
+    done: int
+    total: int
+
+    def show(self, reporter: Reporter) -> None:
+        reporter.show(self.cell, self.stage, self.done, self.total)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line that a worker says."""
+
+    text: str
+
+    def show(self, reporter: Reporter) -> None:
+        reporter.say(self.text)
+
+
 class Relay:
     """A worker's reporter: sends what is to be shown to the process that shows it."""
 
@@ -69,14 +100,14 @@ class Relay:
         now = time.monotonic()
         if now - self.last >= REPORT_EVERY or done == total:
             self.last = now
-            self.pipe.send(("show", self.cell, stage, done, total))
+            self.pipe.send(_Progress(self.cell, stage, done, total))
 
     def say(self, line: str) -> None:
-        self.pipe.send(("say", line))
+        self.pipe.send(_Line(line))
 
 
 def _serve(pipe: Connection, execution: Execution) -> None:
-    """A worker's life: take a piece of work, or cells to check, and send back ``("done", what came of it)``."""
+    """A worker's life: take a piece of work, or cells to check, and send back what came of it."""
     os.setpgrp()  # Ctrl-C reaches the command only, which then ends its workers
     signals.install()
     warnings.filterwarnings("ignore")  # as the command itself does
@@ -85,7 +116,7 @@ def _serve(pipe: Connection, execution: Execution) -> None:
     with suppress(EOFError, KeyboardInterrupt):
         while True:
             asked = pipe.recv()
-            pipe.send(("done", execution.attempt(asked) if isinstance(asked, Work) else _check(execution, asked)))
+            pipe.send(_Done(execution.attempt(asked) if isinstance(asked, Work) else _check(execution, asked)))
 
 
 def _check(execution: Execution, cells: Sequence[Cell]) -> Exception | None:
@@ -149,14 +180,10 @@ class Crew:
             return
         worker = self._start()
         worker.pipe.send(list(cells))
-        error = None
-        for kind, *content in iter(lambda: self._receive(worker), None):
-            if kind == "done":
-                (error,) = content
-                break
-            self._show(kind, content)
-        if error is not None:
-            raise error
+        while (answer := self._listen(worker)) is None:
+            pass
+        if answer.result is not None:
+            raise answer.result
 
     def run(self, cells: Sequence[Cell]) -> list[Record]:
         """See :meth:`Execution.run`."""
@@ -168,14 +195,13 @@ class Crew:
             busy = {worker.pipe: worker for worker in self._workers if worker.piece}
             for pipe in connection.wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]
-                kind, *content = self._receive(worker)
-                if kind != "done":
-                    self._show(kind, content)
+                answer = self._listen(worker)
+                if answer is None:
                     continue
                 piece, worker.piece = worker.piece, None
                 assert piece is not None
                 self.execution.reporter.finish(piece.name)
-                self.execution.settle(piece, content[0], waiting, records)
+                self.execution.settle(piece, answer.result, waiting, records)
         return [records[cell.folder] for cell in cells]
 
     def _alone(self, cells: Sequence[Cell]) -> bool:
@@ -191,18 +217,20 @@ class Crew:
             worker.piece = waiting.popleft()
             worker.pipe.send(worker.piece)
 
-    def _receive(self, worker: _Worker) -> tuple[Any, ...]:
+    def _listen(self, worker: _Worker) -> _Done | None:
+        """Hear one message of a worker: show it, or give what came of its work, :class:`WorkerLost` if it died."""
         try:
-            return worker.pipe.recv()
+            message = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
             worker.process.join()
             self._workers.remove(worker)
             code = worker.process.exitcode
             why = f"killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-            return "done", WorkerLost(f"the worker process was {why}; out of memory? run with --jobs 1")
-
-    def _show(self, kind: str, content: list[Any]) -> None:
-        getattr(self.execution.reporter, kind)(*content)
+            return _Done(WorkerLost(f"the worker process was {why}; out of memory? run with --jobs 1"))
+        if isinstance(message, _Done):
+            return message
+        message.show(self.execution.reporter)
+        return None
 
     def _start(self) -> _Worker:
         context = get_context("spawn")  # a forked child of a threaded process may hang

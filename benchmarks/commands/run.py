@@ -112,22 +112,22 @@ def carry_out(
         reporter.begin("data")
         root = find_data(suite, data_root, runs, reporter.report)
         execution = Execution(runs, root, device, overwrite, reporter)
-        todo, done = execution.split(cells)
-        _show_plan(reporter, todo, f"{len(todo)} cells to run, {len(done)} finished already")
+        missing, done = execution.split(cells)
+        _show_plan(reporter, missing, f"{len(missing)} cells to run, {len(done)} finished already")
         if dry_run:
             return
-        if todo:
+        if missing:
             with Crew(execution, resolve_jobs(jobs, resolve_device(device)), cells) as crew:
-                crew.check(todo)
-                crew.run(todo)
+                crew.check(missing)
+                crew.run(missing)
     if not _print_table(cells, runs, output_format):
         raise typer.Exit(EXIT_FAILED)
 
 
-def _show_plan(reporter: Reporter, todo: Sequence[Cell], total: str) -> None:
-    backbones = {cell.pretraining.folder: cell.pretraining for cell in todo}
+def _show_plan(reporter: Reporter, missing: Sequence[Cell], total: str) -> None:
+    backbones = {cell.pretraining.folder: cell.pretraining for cell in missing}
     for pretraining in backbones.values():
-        mine = [cell for cell in todo if cell.pretraining.folder == pretraining.folder]
+        mine = [cell for cell in missing if cell.pretraining.folder == pretraining.folder]
         scored = ", ".join(f"{cell.task.name}.{cell.protocol}" for cell in mine)
         reporter.say(f"plan: {pretraining.label} seed {pretraining.seed} ({pretraining.effort}) -> {scored}")
     reporter.say(f"plan: {len(backbones)} backbones, {total}")

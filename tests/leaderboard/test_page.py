@@ -112,19 +112,19 @@ def test_each_row_opens_its_runs(text):
 def test_figures(runs):
     table = build(*read_records([runs]))
     column = table.columns[0]
-    drawn = figures.bars(table, column)
+    drawn = figures.bars(table.rows, column)
     assert drawn.count('class="seeds"') == 3
     assert drawn.count('class="items"') == 3
-    front = {point.row.objective: point.front for point in figures.points(table, column)}
+    front = {point.row.objective: point.front for point in figures.points(table.rows, column)}
     assert list(front.values()) == [True, True, True]  # dearer and better
-    depth = figures.points(table, table.columns[1])
+    depth = figures.points(table.rows, table.columns[1])
     assert [point.front for point in depth] == [True, True, True]
     records, _ = read_records([runs])
     cheap = [replace(r, cost={**r.cost, "seconds": 1.0}) if r.objective == "simmim" else r for r in records]
-    marked = {point.row.objective: point.front for point in figures.points(build(cheap), column)}
+    marked = {point.row.objective: point.front for point in figures.points(build(cheap).rows, column)}
     assert marked["simmim"]
     assert not marked["mae"]
-    for svg in (drawn, figures.pareto(table, column)):
+    for svg in (drawn, figures.pareto(table.rows, column)):
         Page(svg)
         assert "nan" not in svg
         assert svg.count("<svg") == svg.count("</svg>") == 1

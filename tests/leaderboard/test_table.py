@@ -156,7 +156,7 @@ def test_pretraining_is_paid_once_a_seed(make_record):
 def test_unknown_costs_are_a_dash(make_record):
     nothing = dict.fromkeys(make_record().cost) | {"device": "somewhere"}
     found = build([checked(make_record(cost=nothing))]).rows[0]
-    assert found.right == ("1", "–", "–", "somewhere")
+    assert found.right == ("1", "–", "–", "–", "somewhere")
     assert found.budget_text == "default"
 
 

@@ -15,6 +15,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from benchmarks.suite import declared_settings
 from leaderboard.page import page
 from leaderboard.records import read_records
 from leaderboard.render import render
@@ -47,7 +48,7 @@ def built(suite: str) -> Table | None:
     if not folder.is_dir():
         return None
     records, invalid = read_records([folder])
-    return build(records, invalid, suite=suite)
+    return build(records, invalid, suite=suite, declared=declared_settings)
 
 
 def table(suite: str) -> str:

@@ -22,7 +22,7 @@ Conditions = dict[str, str]  # name -> value, canonical
 Declared = Callable[[Record], Mapping[str, Any] | None]  # the suite's settings of the head for a record's row
 
 HEAD, DATA, SEEN = "head settings", "test data", "pictures of pre-training"
-OWN = "the suite's own"
+CHANGED = "changed head settings"  # in place of HEAD, where the suite's own are known: only what differs from them
 # Of ``config["pretraining"]``: what belongs to the objective, or is named by a column of the table. The rest is the
 # suite's and the same for all its rows, but for those whose options say otherwise.
 _OF_OBJECTIVE = frozenset({"objective", "version", "slots", "optimiser", "crop", "trains", "images_seen", "weights"})
@@ -35,7 +35,12 @@ def conditions(record: Record, declared: Declared | None = None) -> Conditions:
     settings = record.config.get("settings")
     if isinstance(settings, dict):
         own = declared(record) if declared is not None else None
-        found[HEAD] = OWN if own is not None and _canonical(own) == _canonical(settings) else _canonical(settings)
+        if own is None:
+            found[HEAD] = _canonical(settings)
+        else:
+            own = json.loads(_canonical(own))
+            changed = {k for k in {*own, *settings} if own.get(k) != settings.get(k)}
+            found[CHANGED] = _canonical({k: settings.get(k) for k in changed})
     made = record.config.get("pretraining")
     if record.weights is not None or not isinstance(made, dict):
         return found  # trained elsewhere: nothing of it was the suite's to give
@@ -74,24 +79,24 @@ def shared(rows: Iterable[Sequence[tuple[Conditions, str]]]) -> Conditions:
 def departures(found: Conditions, column: Conditions) -> tuple[str, ...]:
     """In what a record's conditions are not the column's, in words; empty where they agree."""
     return tuple(
-        f"{name} {_told(name, value, column[name])}" for name, value in found.items()
+        f"{name}: {_told(name, value, column[name])}" for name, value in found.items()
         if name in column and column[name] != value
     )
 
 
 def _told(name: str, value: str, other: str) -> str:
-    if name != HEAD or OWN in (value, other):
+    if name not in (HEAD, CHANGED):
         return f"{_short(name, value)}, the column's {_short(name, other)}"
     ours, theirs = json.loads(value), json.loads(other)
-    parts = [
-        f"{key} {_value(ours, key)}, the column's {_value(theirs, key)}" for key in sorted({*ours, *theirs})
-        if ours.get(key, ...) != theirs.get(key, ...)
-    ]
-    return "; ".join(parts)
+    unset = "the suite's own" if name == CHANGED else "not set"
+    return "; ".join(
+        f"{key} {_value(ours, key, unset)}, the column's {_value(theirs, key, unset)}"
+        for key in sorted({*ours, *theirs}) if ours.get(key, ...) != theirs.get(key, ...)
+    )
 
 
-def _value(settings: dict[str, Any], key: str) -> str:
-    return _short(key, _canonical(settings[key])) if key in settings else "not set"
+def _value(settings: dict[str, Any], key: str, unset: str) -> str:
+    return _short(key, _canonical(settings[key])) if key in settings else unset
 
 
 def _short(name: str, value: str) -> str:
@@ -100,4 +105,4 @@ def _short(name: str, value: str) -> str:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)

@@ -66,25 +66,26 @@ def _markdown(table: Table) -> str:
 
     parts = []
     for group in table.groups or (Group("", ()),):
-        heads = [*group.left_heads, *(" · ".join(map(_md, column.heading)) for column in table.columns)]
+        heads = [*group.left_heads, *(" · ".join(map(md, column.heading)) for column in table.columns)]
         rows = [
-            [*map(_md, row.under(group.left_heads)), *(_md_cell(cell) for cell in row.cells.values()),
-             *map(_md, row.under(group.right_heads))]
+            [*map(md, row.under(group.left_heads)), *(_md_cell(cell) for cell in row.cells.values()),
+             *map(md, row.under(group.right_heads))]
             for row in group.rows
         ]  # fmt: skip
-        parts += [f"**{_md(group.title)}**"] if group.rows else []
+        parts += [f"**{md(group.title)}**"] if group.rows else []
         parts.append(tabulate(rows, [*heads, *group.right_heads], tablefmt="github", disable_numparse=True))
-    notes = "\n".join(f"{number}. {_md(note)}" for number, note in enumerate(table.notes, 1))
-    return "\n\n".join(filter(None, (*parts, _md(table.legend), notes)))
+    notes = "\n".join(f"{number}. {md(note)}" for number, note in enumerate(table.notes, 1))
+    return "\n\n".join(filter(None, (*parts, md(table.legend), notes)))
 
 
 def _md_cell(cell: Cell) -> str:
-    text = _md(cell.text)
+    text = md(cell.text)
     text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(cell.place or 0, text)
     return text + (f" <sup>{', '.join(cell.marks)}</sup>" if cell.marks else "")
 
 
-def _md(text: str) -> str:
+def md(text: str) -> str:
+    """Any text for markdown, shown as it is."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]~|$])", r"\\\1", text)
     # Underscores inside a word (vit_tiny) mean nothing to markdown and stay as they are.
@@ -101,12 +102,12 @@ def comparisons(table: Table) -> str:
         names = [" ".join(filter(None, name if _ambiguous(table) else name[:1])) for name in (pair.a, pair.b)]
         better = (pair.difference > 0) == direction[pair.column].higher_is_better
         rows.append([
-            pair.column, *map(_md, names), f"{pair.difference:+.3f}", f"{pair.n} {pair.over}", f"{pair.p:.2g}",
+            pair.column, *map(md, names), f"{pair.difference:+.3f}", f"{pair.n} {pair.over}", f"{pair.p:.2g}",
             f"{pair.corrected:.2g}", (f"{'first' if better else 'second'} is better" if pair.significant else "tie"),
         ])
     heads = ["task", "first", "second", "difference", "over", "p", "p corrected", "finding"]
     body = tabulate(rows, heads, tablefmt="github", disable_numparse=True)
-    return f"{body}\n\nDifference: first less second, in the metric's unit. {_md(PAIR_METHOD)}; level {LEVEL}.\n"
+    return f"{body}\n\nDifference: first less second, in the metric's unit. {md(PAIR_METHOD)}; level {LEVEL}.\n"
 
 
 def _ambiguous(table: Table) -> bool:
@@ -151,7 +152,12 @@ def _csv_text(text: str) -> str:
 
 
 def _json(table: Table) -> str:
-    document = {
+    return json.dumps(json_document(table), indent=1, allow_nan=False)
+
+
+def json_document(table: Table) -> dict[str, Any]:
+    """The table as JSON of :data:`SCHEMA`, not yet text."""
+    return {
         "schema": SCHEMA,
         "suite": table.suite,
         "columns": [
@@ -168,7 +174,6 @@ def _json(table: Table) -> str:
         "rows": [_json_row(row) for row in table.rows],
         "notes": list(table.notes),
     }
-    return json.dumps(document, indent=1, allow_nan=False)
 
 
 def _json_row(row: Row) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -223,7 +224,8 @@ class Row:
         return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True)
+class Group:
     """The rows of one budget: those that are compared with each other."""
 
     budget: str
@@ -238,19 +240,18 @@ class Group(NamedTuple):
         span = f"{seen[0]:,}" if len(seen) == 1 else f"{seen[0]:,} to {seen[-1]:,}" if seen else ""
         return f"Budget {self.budget} ({span} images)" if span else f"Budget {self.budget}"
 
-    @property
+    @cached_property
     def common(self) -> dict[str, str]:
         """What all rows share and needs no column of its own: head -> text. The budget stands in the heading."""
-        heads = (*LEFT_HEADS, *RIGHT_HEADS)
-        texts = zip(heads, zip(*(row.left + row.right for row in self.rows), strict=True), strict=True)
-        found = {head: own[0] for head, own in texts if head in _SHARED_HEADS and len(set(own)) == 1}
+        texts = {head: {row.under([head])[0] for row in self.rows} for head in _SHARED_HEADS}
+        found = {head: own.pop() for head, own in texts.items() if len(own) == 1}
         return found | ({} if self.budget == ELSEWHERE else {"budget": ""})
 
-    @property
+    @cached_property
     def left_heads(self) -> tuple[str, ...]:
         return tuple(head for head in LEFT_HEADS if head not in self.common)
 
-    @property
+    @cached_property
     def right_heads(self) -> tuple[str, ...]:
         return tuple(head for head in RIGHT_HEADS if head not in self.common)
 
@@ -269,7 +270,7 @@ class Table:
     notes: tuple[str, ...]  # numbered from 1: what failed, was skipped, is invalid or of a lower version; one line each
     comparisons: tuple[Comparison, ...] = ()
 
-    @property
+    @cached_property
     def groups(self) -> tuple[Group, ...]:
         """The rows by budget, in their order."""
         return tuple(Group(budget, tuple(rows)) for budget, rows in groupby(self.rows, key=lambda row: row.budget))

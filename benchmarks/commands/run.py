@@ -136,9 +136,11 @@ def _show_plan(reporter: Reporter, missing: Sequence[Cell], total: str) -> None:
 def _print_table(cells: Sequence[Cell], runs: Path, output_format: str) -> bool:
     """Print the table of the request's cells; False where one of them has no number."""
     from benchmarks.commands.leaderboard import show
+    from benchmarks.suite import declared_settings
     from leaderboard.records import read_records
     from leaderboard.table import build
 
     records, invalid = read_records([runs / cell.folder for cell in cells])
-    show(build(records, invalid, suite=cells[0].pretraining.suite.name), output_format)
+    suite = cells[0].pretraining.suite.name
+    show(build(records, invalid, suite=suite, declared=declared_settings), output_format)
     return not invalid and len(records) == len(cells) and all(record.status == "ok" for record in records)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def leaderboard(
-    runs: Annotated[list[Path] | None, typer.Option(help="Folders of records; may be repeated.")] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[RUNS]...", help="Further folders of records.")] = None,
+    runs: Annotated[list[Path] | None, typer.Option(help="Folder of records; may be repeated: --runs A B C.")] = None,
     suite: Annotated[str, typer.Option(help="Suite to show; with --format html also `all`.")] = "embedded",
     output_format: TableFormat = "terminal",
     output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
@@ -32,7 +33,7 @@ def leaderboard(
     from leaderboard.render import comparisons
     from leaderboard.table import build
 
-    folders = runs or [Path("runs")]
+    folders = [*(runs or []), *(more or [])] or [Path("runs")]
     for folder in folders:
         if not folder.is_dir():
             raise RequestError(f"--runs {folder}: no such folder")

@@ -74,8 +74,8 @@ def drawings(suite: str) -> dict[str, tuple[str, str]]:
     made = built(suite)
     for group in made.groups if made else ():
         kinds = {
-            "scores": ("scores with 95 % intervals (thick: over seeds, thin: over test items)", figures.bars),
-            "cost": (f"score against cost ({figures.COST_OF_A_SEED}); filled: the Pareto front", figures.pareto),
+            "scores": ("scores with 95 % intervals (thick: seeds, thin: test items)", figures.bars),
+            "cost": ("score against cost (filled: the Pareto front)", figures.pareto),
         }
         for kind, (words, draw) in kinds.items():
             title = f"Suite {suite}, {group.heading[0].lower()}{group.heading[1:]}: {words}"

@@ -103,7 +103,8 @@ def pareto(rows: Sequence[Row], column: Column) -> str:
         parts.append(f'<circle class="{"on" if point.front else "off"}" cx="{px}" cy="{py}" r="4"/>')
         parts.append(_label(_short(name, 18), float(px), float(py), taken) + "</g>")
     parts += box.labels(f"{10 ** min(xs):,.0f} s", f"{10 ** max(xs):,.0f} s", f"{min(ys):.4g}", f"{max(ys):.4g}")
-    parts.append(f'<text x="{56 + 200}" y="258" text-anchor="middle">seconds of one seed (logarithmic)</text>')
+    axis = "seconds of one seed, pre-training and task (logarithmic)"
+    parts.append(f'<text x="{56 + 200}" y="258" text-anchor="middle">{axis}</text>')
     return "".join([*parts, "</svg>"])
 
 
@@ -236,9 +237,10 @@ def sheet(title: str, drawings: Sequence[tuple[str, str]], columns: int = 2) -> 
     wide = max(width for width, _ in sizes) + 20
     parts, top = [], 34
     for start in range(0, len(drawings), columns):
-        for i, (heading, drawing) in enumerate(drawings[start : start + columns]):
+        line = zip(drawings[start : start + columns], sizes[start : start + columns], strict=True)
+        for i, ((heading, drawing), (_, tall)) in enumerate(line):
             parts.append(f'<text class="head" x="{i * wide + 16}" y="{top + 12}">{_text(heading)}</text>')
-            parts.append(drawing.replace("<svg ", f'<svg x="{i * wide}" y="{top + 20}" ', 1))
+            parts.append(drawing.replace("<svg ", f'<svg x="{i * wide}" y="{top + 20}" height="{tall}" ', 1))
         top += max(height for _, height in sizes[start : start + columns]) + 40
     width = wide * min(columns, len(drawings))
     return (

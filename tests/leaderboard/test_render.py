@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -140,6 +141,23 @@ def test_latex_is_escaped_and_balanced(table):
     assert bare.count("$") % 2 == 0
     body = bare[bare.index(r"\midrule") : bare.index(r"\bottomrule")].strip().splitlines()[1:]
     assert [line.count("&") for line in body] == [7] * 4
+
+
+def test_latex_compiles_with_booktabs_alone(table, make_record, tmp_path):
+    latex = shutil.which("pdflatex")
+    if latex is None:
+        pytest.skip("no pdflatex here (Debian: apt install texlive-latex-recommended)")
+    rows = ((1.0, "default", 1), (2.0, "long", 2), (3.0, "long", 1))
+    budgets = build([make_record(v, objective=f"o{v}", budget=budget, task_version=n) for v, budget, n in rows])
+    body = render(table, "tex") + render(budgets, "tex") + render(build([]), "tex")
+    lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", body, r"\end{document}"]
+    (tmp_path / "board.tex").write_text("\n".join(lines), encoding="utf-8")
+    done = subprocess.run(
+        [latex, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "board.tex"], cwd=tmp_path,
+        capture_output=True, text=True, errors="replace", timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "board.pdf").stat().st_size > 1000
 
 
 def test_terminal(table):

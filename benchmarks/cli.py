@@ -16,6 +16,7 @@ from benchmarks import signals
 from benchmarks.commands import (
     analyze,
     bundle,
+    compare,
     data,
     doctor,
     evaluate,
@@ -39,6 +40,7 @@ app.command("eval")(evaluate.eval_)
 app.command()(speed.speed)
 app.command("list")(listing.list_)
 app.command()(leaderboard.leaderboard)
+app.command()(compare.compare)
 app.command()(bundle.bundle)
 app.command()(bundle.verify)
 app.command()(reproduce.reproduce)

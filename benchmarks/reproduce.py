@@ -1,4 +1,4 @@
-"""``bench reproduce``: a record's cell again, from the record alone, and what a published table would take.
+"""``bench reproduce``: a record's cell again, from the record alone (a published table: ``reproduce_paper``).
 
 The plan is built from the record's ``config`` and not from the recipes and suites of today, so that a change of a
 default in between does not change what is run; where today's code would plan something else, that is said.
@@ -17,7 +17,7 @@ from benchmarks.errors import RequestError, unknown
 from benchmarks.plan import Cell, Pretraining
 from downstream.task import TASKS
 from leaderboard.bundle import BundleError, records_of, row_folder
-from leaderboard.published import Number, PaperTable, backbone_name, fixed_tolerance
+from leaderboard.published import fixed_tolerance
 from leaderboard.records import InvalidRecord, Record, RecordError, read_records
 from leaderboard.statistics import item_interval, summarise
 from objectives import recipe as recipe_registry
@@ -269,111 +269,3 @@ def _siblings(record: Record) -> list[Record]:
     except RecordError:
         return []
     return [r for r in found if r.status == "ok" and r.cell._replace(seed=0) == record.cell._replace(seed=0)]
-
-
-# --- a published table ------------------------------------------------------------------------------------------------
-
-# Multiply-adds of one forward pass at 224 px (SwinV2: 256 px), in 10^9: timm's table of models and the papers' own.
-_GMACS = {
-    "vit-s16": 4.6, "vit-b16": 17.6, "vit-l16": 61.6, "vit-h14": 167.4, "swin-t": 4.5, "swin-s": 8.7, "swin-b": 15.5,
-    "swin-l": 34.5, "swinv2-t": 6.0, "swinv2-s": 11.6, "swinv2-b": 20.3, "swinv2-l": 47.5,
-}  # fmt: skip
-_TRAIN_FACTOR = 3  # a step costs about three forward passes: one forward, two backward
-_SUSTAINED = 1e14  # FLOP/s that a current accelerator keeps up in training; for a rough idea of hours only
-_PICTURES = {"ImageNet-1K": 1_281_167, "ImageNet-22K": 14_197_122, "ImageNet-21K": 14_197_122}  # of the train parts
-
-
-def paper_lines(tables: Sequence[PaperTable], suite: str, data_root: Path | None) -> list[str]:
-    """What reproducing published tables would run, what it costs, and which data are missing; one line each.
-
-    Args:
-        tables: of ``leaderboard.published``.
-        suite: name of the suite to run on; need not exist.
-        data_root: folder of the data, looked at only by the data sets' names; None where there is none.
-    """
-    known = recipe_registry.recipes()
-    lines = []
-    for table in tables:
-        lines.append(f"{table.id}: {table.title}" + (f" (arXiv {table.arxiv})" if table.arxiv else ""))
-        if table.missing:
-            lines.append(f"  not looked up: {table.missing}")
-        for group in _cells(table):
-            lines += [f"  {line}" for line in _group_lines(group, suite, known)]
-        lines += [f"  data: {line}" for line in _data_lines(table, data_root)]
-    return lines
-
-
-def _cells(table: PaperTable) -> list[list[Number]]:
-    """The numbers by what is run for them: one training, one or more metrics."""
-    groups: dict[tuple[Any, ...], list[Number]] = {}
-    for number in table.numbers:
-        key = (number.method, number.backbone, number.pretrain_data, number.pretrain_epochs, number.task,
-               number.dataset, number.protocol, number.teacher)
-        groups.setdefault(key, []).append(number)
-    return list(groups.values())
-
-
-def _group_lines(group: list[Number], suite: str, known: Mapping[str, Any]) -> list[str]:
-    first = group[0]
-    values = ", ".join(f"{n.metric} {n.value:g}{f' {n.mark}' if n.mark else ''}" for n in group)
-    epochs = "epochs not stated" if first.pretrain_epochs is None else f"{first.pretrain_epochs} epochs"
-    head = (f"{first.method} {first.backbone}, {first.pretrain_data or 'data not stated'}, {epochs} -> "
-            f"{first.task} on {first.dataset} ({first.protocol}): {values}")
-    if first.method not in known:
-        return [head, f"  cannot run: no objective {first.method!r} here"]
-    if first.task not in TASKS:
-        return [head, f"  cannot run: no task {first.task!r} here"]
-    if first.family not in TASKS[first.task].protocols:
-        return [head, f"  cannot run: no protocol like {first.protocol!r} here"]
-    options = f" --cfg-options suite.model={_timm(first.backbone)}"
-    return [head, f"  would run: bench run --suite {suite} --objective {first.method} --tasks {first.task} "
-                  f"--protocol {first.family}{options}", f"  costs: {_cost(first)}"]
-
-
-def _timm(backbone: str) -> str:
-    """timm's name of the network, as far as the paper's name tells it."""
-    name = backbone_name(backbone)
-    sizes = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
-    kind, _, rest = name.partition("-")
-    size = sizes.get(rest[:1], rest[:1])
-    if kind == "vit":
-        return f"vit_{size}_patch{rest[1:] or '16'}_224"
-    if kind == "beit":
-        return f"beit_{size}_patch{rest[1:] or '16'}_224"
-    if kind == "swin":
-        return f"swin_{size}_patch4_window7_224"
-    return f"swinv2_{size}_window16_256" if kind == "swinv2" else name
-
-
-def _cost(number: Number) -> str:
-    pictures = _PICTURES.get(number.pretrain_data or "")
-    if pictures is None or number.pretrain_epochs is None:
-        return "unknown: the source does not state data and epochs of the pre-training"
-    seen = pictures * number.pretrain_epochs
-    gmacs = _GMACS.get(backbone_name(number.backbone))
-    if gmacs is None:
-        return f"{seen:,} pictures of pre-training; arithmetic of {number.backbone} not known here"
-    flops = 2e9 * gmacs * _TRAIN_FACTOR * seen
-    return (f"{seen:,} pictures of pre-training, at most {flops:.1e} FLOPs, about {flops / _SUSTAINED / 3600:,.0f} "
-            f"hours at {_SUSTAINED:.0e} FLOP/s")
-
-
-def _data_lines(table: PaperTable, data_root: Path | None) -> list[str]:
-    wanted = sorted({name for n in table.numbers for name in (n.pretrain_data, n.dataset) if name})
-    lines = []
-    for name in wanted:
-        folder = None if data_root is None else data_root / name.split(" ")[0].lower()
-        if folder is None:
-            lines.append(f"{name}: missing (no --data-root named)")
-        else:
-            lines.append(f"{name}: {'found at' if folder.is_dir() else 'missing, looked at'} {folder}")
-    return lines
-
-
-def cannot_run(suite: str) -> str | None:
-    """Why a published table cannot be run on ``suite``, in one line; None where it can, by the commands shown."""
-    known = suite_registry.suites()
-    if suite not in known:
-        names = ", ".join(sorted(known))
-        return f"suite {suite!r} does not exist in this version, so nothing was run; there are {names}"
-    return None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.errors import unknown
+
+if TYPE_CHECKING:
+    from leaderboard.records import Record
 
 
 @dataclass(frozen=True)
@@ -119,3 +122,12 @@ def get(name: str) -> Suite:
     if name not in suites():
         raise unknown("suite", name, suites())
     return suites()[name]
+
+
+def declared_settings(record: Record) -> dict[str, Any] | None:
+    """The settings that the suite of a record gives its row's task today; None where there is no such suite or task."""
+    suite = suites().get(record.suite)
+    if suite is None or record.protocol not in suite.settings.get(record.task, {}):
+        return None
+    model = record.backbone
+    return replace(suite, model=model).settings_of(record.task, record.protocol, record.objective)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from benchmarks.execute import Execution, set_threads
 from benchmarks.plan import Pretraining, resolve
 from benchmarks.progress import Reporter
 from benchmarks.suite import Suite
+from leaderboard.page import PICTURE
 from objectives import recipe as recipes
 
 if TYPE_CHECKING:
@@ -53,6 +55,21 @@ def objectives(
     return list(paths)
 
 
+def beside(
+    names: Sequence[str], suite: Suite, root: Path, runs: Path, seed: int, budget: str, reporter: Reporter
+) -> list[Path]:
+    """A small sheet of each objective beside its backbone (``pretrain/views.webp``), where the leaderboard shows it."""
+    paths = []
+    for name in names:
+        pretraining = replace(resolve(recipes.get(name), suite, budget, ()), seed=seed)
+        if not pretraining.recipe.trains:
+            continue  # nothing to show
+        sheet = objective_sheet(pretraining, root, runs, seed, reporter, rows=4)
+        paths.append(runs / pretraining.folder / "pretrain" / f"{PICTURE}.webp")
+        sheet.save(paths[-1], quality=80, method=6)
+    return paths
+
+
 def _side_by_side(sheets: Sequence[Image.Image]) -> Image.Image:
     joined = Image.new("RGB", (sum(s.width for s in sheets), max(s.height for s in sheets)), "white")
     left = 0
@@ -62,7 +79,9 @@ def _side_by_side(sheets: Sequence[Image.Image]) -> Image.Image:
     return joined
 
 
-def objective_sheet(pretraining: Pretraining, root: Path, runs: Path, seed: int, reporter: Reporter) -> Image.Image:
+def objective_sheet(
+    pretraining: Pretraining, root: Path, runs: Path, seed: int, reporter: Reporter, rows: int = ROWS
+) -> Image.Image:
     """Trains the objective's few missing parts never: an untrained objective is refused."""
     import torch
 
@@ -84,7 +103,7 @@ def objective_sheet(pretraining: Pretraining, root: Path, runs: Path, seed: int,
     load_objective(objective, trained)
     objective.eval()
     objective.begin_step(seed, 0)
-    index = torch.linspace(0, len(pictures.images) - 1, ROWS).long()
+    index = torch.linspace(0, len(pictures.images) - 1, rows).long()
     with torch.no_grad():
         parts = objective(pictures.images[index], pictures.labels[index], index, mode="tensor")
         columns = _columns(objective, parts)

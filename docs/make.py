@@ -1,21 +1,28 @@
-"""Writes the generated parts of README.md, and docs/leaderboard.html, from committed records: ``python docs/make.py``;
-``--check`` only compares.
+"""Writes the generated parts of README.md, docs/leaderboard.html and docs/figures, from committed records:
+``python docs/make.py``; ``--check`` only compares.
 
-``--collect RUNS`` first copies the records and logs of a runs folder (never weights) to ``leaderboard/records``.
+``--collect RUNS`` first copies the records, logs and sheets of pictures of a runs folder (never weights) to
+``leaderboard/records``.
 ``--backbones`` also tries every objective on every kind of backbone (a minute) and writes docs/backbones.md.
+``--flops`` also counts the arithmetic of every objective on the suites' backbones (a minute) and writes
+leaderboard/arithmetic.json.
 
 A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from leaderboard.page import page
+from benchmarks.suite import declared_settings
+from leaderboard import figures
+from leaderboard.cost import ARITHMETIC, arithmetic_key
+from leaderboard.page import PICTURE, page
 from leaderboard.records import read_records
 from leaderboard.render import render
 from leaderboard.table import Table, build
@@ -27,7 +34,8 @@ PARTS = {"board": "embedded", "mini": "mini"}  # name of the part -> suite
 
 PAGE = ROOT / "docs" / "leaderboard.html"
 RECORDS = ROOT / "leaderboard" / "records"
-KEPT = ("result.json", "log.jsonl", "backbone.json")
+FIGURES = ROOT / "docs" / "figures"
+KEPT = ("result.json", "log.jsonl", "backbone.json", f"{PICTURE}.webp")
 
 
 def collect(runs: Path) -> None:
@@ -41,19 +49,63 @@ def collect(runs: Path) -> None:
                 shutil.copyfile(path, target)
 
 
+@cache
 def built(suite: str) -> Table | None:
     """The table of a suite's committed records; None where there are none."""
     folder = RECORDS / suite
     if not folder.is_dir():
         return None
     records, invalid = read_records([folder])
-    return build(records, invalid, suite=suite)
+    return build(records, invalid, suite=suite, declared=declared_settings)
 
 
 def table(suite: str) -> str:
-    """A suite's committed records as markdown; empty where there are none."""
+    """A suite's committed records as markdown, with its figures; empty where there are none."""
     made = built(suite)
-    return "" if made is None else render(made, "md").strip()
+    if made is None:
+        return ""
+    links = [f"![{title}](docs/figures/{name})" for name, (title, _) in drawings(suite).items()]
+    return "\n\n".join([render(made, "md").strip(), *links])
+
+
+def drawings(suite: str) -> dict[str, tuple[str, str]]:
+    """Figures of a suite: file name -> title, SVG. For each budget scores with intervals, and cost against score."""
+    found = {}
+    made = built(suite)
+    for group in made.groups if made else ():
+        kinds = {
+            "scores": ("scores with 95 % intervals (thick: seeds, thin: test items)", figures.bars),
+            "cost": ("score against cost (filled: the Pareto front)", figures.pareto),
+        }
+        for kind, (words, draw) in kinds.items():
+            title = f"Suite {suite}, {group.heading[0].lower()}{group.heading[1:]}: {words}"
+            parts = [(" · ".join(column.heading), draw(group.rows, column)) for column in made.columns]
+            if svg := figures.sheet(title, parts):
+                found[f"{suite}-{group.budget}-{kind}.svg"] = (title, svg)
+    return found
+
+
+def arithmetic() -> str:
+    """Operations a picture of every objective on the suites' own backbones, as JSON."""
+    import torch
+
+    from benchmarks import suite as suites
+    from benchmarks.plan import resolve
+    from benchmarks.speed import count_flops, ours
+
+    rows: dict[str, str] = {}
+    for suite in PARTS.values():
+        for name, recipe in sorted(recipes().items()):
+            if not recipe.trains:
+                continue
+            pretraining = resolve(recipe, suites.get(suite), "default", ())
+            batch = suites.get(suite).batch_size
+            key = arithmetic_key(json.loads(json.dumps(pretraining.config(), default=str)))
+            if key not in rows:  # suites may share their network
+                gflops = count_flops(ours(pretraining, batch, "fp32", torch.device("cpu"))) / batch / 1e9
+                rows[key] = json.dumps({"key": key, "objective": name, "gflops": round(gflops, 5)})
+    lines = ",\n".join(f"  {row}" for row in rows.values())
+    return f'{{"schema": 1, "unit": "10^9 operations a picture, forward and backward", "rows": [\n{lines}\n]}}\n'
 
 
 def html() -> str:
@@ -88,13 +140,22 @@ def main() -> int:
         from objectives import compatibility
 
         (ROOT / "docs" / "backbones.md").write_text(compatibility.markdown(compatibility.table()))
+    if "--flops" in sys.argv:
+        ARITHMETIC.write_text(arithmetic(), encoding="utf-8")
     path = ROOT / "README.md"
-    old = path.read_text()
-    new, board = written(old), html()
+    files = {PAGE: html()} | {FIGURES / n: svg for suite in PARTS.values() for n, (_, svg) in drawings(suite).items()}
+    old = path.read_text(encoding="utf-8")
+    new = written(old)
+    stale = set(FIGURES.glob("*.svg")) - set(files)
     if "--check" in sys.argv:
-        return int(old != new or not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != board)
-    path.write_text(new)
-    PAGE.write_text(board, encoding="utf-8")
+        differ = [f for f, text in files.items() if not f.is_file() or f.read_text(encoding="utf-8") != text]
+        return int(old != new or bool(differ) or bool(stale))
+    path.write_text(new, encoding="utf-8")
+    FIGURES.mkdir(exist_ok=True)
+    for file, text in files.items():
+        file.write_text(text, encoding="utf-8")
+    for file in stale:
+        file.unlink()
     return 0
 
 

@@ -39,7 +39,8 @@ DATA_SETS = {
     ("paper", "classification"): "ImageNet-1K", ("paper", "segmentation"): "ADE20K", ("paper", "pose"): "COCO val2017",
     ("paper", "depth"): "NYUv2", ("paper", "tracking"): "LaSOT",
 }  # fmt: skip
-_METRICS = {"RMSE": "rmse", "knn": "top1"}  # published name -> ours; the others are the same
+PRETRAINED_ON = "ImageNet-1K"  # pre-training data of suite ``paper``
+OUR_METRICS = {"RMSE": "rmse", "knn": "top1"}  # published name -> ours; the others are the same
 _FRACTIONS = frozenset({"d1", "d2", "d3"})  # published as a share of 1, by us in %
 _UNIT = {"top1": "%", "mIoU": "%", "AP": "%", "AR": "%", "SUC": "%"}
 
@@ -196,7 +197,7 @@ def beside(table: Table, folder: Path = FOLDER) -> list[Beside]:
     """
     numbers: dict[tuple[str, str, str, str | None], list[Number]] = {}
     for number in (n for t in tables(folder) for n in t.numbers):
-        key = (number.method, number.dataset, _METRICS.get(number.metric, number.metric), number.family)
+        key = (number.method, number.dataset, OUR_METRICS.get(number.metric, number.metric), number.family)
         numbers.setdefault(key, []).append(number)
     found = []
     for row in table.rows:
@@ -219,16 +220,22 @@ def _beside(number: Number, row: Row, column: Column, runs: list[Record], metric
     values = [run.metrics[metric] for run in runs if metric in run.metrics]
     unit = values[0]["unit"]
     summary = summarise([value["value"] for value in values])
-    fraction = unit == "%" and (number.metric in _FRACTIONS or (number.metric in _UNIT and number.value <= 1))
-    published = number.value * 100 if fraction else number.value
-    band, tolerance = _tolerance(published, unit)
-    if summary.ci95 is not None and (half := (summary.ci95[1] - summary.ci95[0]) / 2) > tolerance:
-        band, tolerance = "95 % over seeds", half
+    published = in_our_unit(number, unit)
+    band, width = tolerance(published, unit)
+    if summary.ci95 is not None and (half := (summary.ci95[1] - summary.ci95[0]) / 2) > width:
+        band, width = "95 % over seeds", half
     same = backbone_name(number.backbone) == backbone_name(row.backbone)
-    return Beside(number, row, column, published, summary.mean, tolerance, band, same)
+    return Beside(number, row, column, published, summary.mean, width, band, same)
 
 
-def _tolerance(published: float, unit: str) -> tuple[str, float]:
+def in_our_unit(number: Number, unit: str) -> float:
+    """The published value in ``unit``: some papers give shares of 1 where we give %."""
+    fraction = unit == "%" and (number.metric in _FRACTIONS or (number.metric in _UNIT and number.value <= 1))
+    return number.value * 100 if fraction else number.value
+
+
+def tolerance(published: float, unit: str) -> tuple[str, float]:
+    """Where the band comes from and its half width, where nothing is known of the spread."""
     if unit == "%":
         return f"{TOLERANCE_POINTS:g} points", TOLERANCE_POINTS
     return f"{TOLERANCE_SHARE:.0%} of it", TOLERANCE_SHARE * abs(published)
@@ -236,7 +243,7 @@ def _tolerance(published: float, unit: str) -> tuple[str, float]:
 
 def fixed_tolerance(value: float, unit: str) -> float:
     """Half width of the band where nothing is known of the spread, in the unit of ``value``; at least 0."""
-    return _tolerance(value, unit)[1]
+    return tolerance(value, unit)[1]
 
 
 HEADS = ("paper", "method", "backbone", "protocol", "data set", "metric", "published", "ours", "difference",

@@ -355,15 +355,30 @@ def _merge(records: list[tuple[Path, Record]], invalid: list[InvalidRecord]) -> 
     for cell, found in by_cell.items():
         candidates = [pair for pair in found if pair[1].status == "ok"] or found[:1]
         first_path, first = candidates[0]
-        others = [path for path, record in candidates[1:] if not same_result(first, record)]
+        others = [(path, record) for path, record in candidates[1:] if not same_result(first, record)]
         if not others:
             merged.append(first)
             continue
-        invalid.append(InvalidRecord(first_path, f"contradicts {others[0]}: same cell, another result", cell))
-        invalid.extend(
-            InvalidRecord(path, f"contradicts {first_path}: same cell, another result", cell) for path in others
-        )
+        reason = _contradiction(first, others[0][1])
+        invalid.append(InvalidRecord(first_path, f"contradicts {others[0][0]}: {reason}", cell))
+        for path, record in others:
+            reason = _contradiction(record, first)
+            invalid.append(InvalidRecord(path, f"contradicts {first_path}: {reason}", cell))
     return merged
+
+
+def _contradiction(a: Record, b: Record) -> str:
+    """In what two records of one cell differ, ``a`` first; one line."""
+    parts = []
+    if a.main_metric and b.main_metric and a.main_metric != b.main_metric:
+        (name, mine), (other, theirs) = a.main_metric, b.main_metric
+        parts.append(f"{name} {mine['value']:.6g} here, {other} {theirs['value']:.6g} there")
+    for name in _FINGERPRINTS[1:]:
+        mine_of, theirs_of = a.fingerprints[name], b.fingerprints[name]
+        if mine_of != theirs_of:
+            parts.append(f"{name} fingerprint {_show((mine_of or 'none')[:12])} here, "
+                         f"{_show((theirs_of or 'none')[:12])} there")
+    return f"same cell, another result ({'; '.join(parts) or 'other scores or settings'})"
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .records import RecordError
 from .statistics import LEVEL, PAIR_METHOD
-from .table import LEFT_HEADS, RIGHT_HEADS, Cell, Row, Table
+from .table import Cell, Group, Row, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,23 +64,28 @@ def write_text(path: Path, text: str) -> None:
 def _markdown(table: Table) -> str:
     from tabulate import tabulate
 
-    heads = [*LEFT_HEADS, *(" · ".join(map(_md, column.heading)) for column in table.columns), *RIGHT_HEADS]
-    rows = [
-        [*map(_md, row.left), *(_md_cell(cell) for cell in row.cells.values()), *map(_md, row.right)]
-        for row in table.rows
-    ]
-    body = tabulate(rows, heads, tablefmt="github", disable_numparse=True)
-    notes = "\n".join(f"{number}. {_md(note)}" for number, note in enumerate(table.notes, 1))
-    return "\n\n".join(filter(None, (body, _md(table.legend), notes)))
+    parts = []
+    for group in table.groups or (Group("", ()),):
+        heads = [*group.left_heads, *(" · ".join(map(md, column.heading)) for column in table.columns)]
+        rows = [
+            [*map(md, row.under(group.left_heads)), *(_md_cell(cell) for cell in row.cells.values()),
+             *map(md, row.under(group.right_heads))]
+            for row in group.rows
+        ]  # fmt: skip
+        parts += [f"**{md(group.title)}**"] if group.rows else []
+        parts.append(tabulate(rows, [*heads, *group.right_heads], tablefmt="github", disable_numparse=True))
+    notes = "\n".join(f"{number}. {md(note)}" for number, note in enumerate(table.notes, 1))
+    return "\n\n".join(filter(None, (*parts, md(table.legend), notes)))
 
 
 def _md_cell(cell: Cell) -> str:
-    text = _md(cell.text)
+    text = md(cell.text)
     text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(cell.place or 0, text)
-    return text + (f" <sup>{', '.join(map(str, cell.notes))}</sup>" if cell.notes else "")
+    return text + (f" <sup>{', '.join(cell.marks)}</sup>" if cell.marks else "")
 
 
-def _md(text: str) -> str:
+def md(text: str) -> str:
+    """Any text for markdown, shown as it is."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]~|$])", r"\\\1", text)
     # Underscores inside a word (vit_tiny) mean nothing to markdown and stay as they are.
@@ -97,12 +102,12 @@ def comparisons(table: Table) -> str:
         names = [" ".join(filter(None, name if _ambiguous(table) else name[:1])) for name in (pair.a, pair.b)]
         better = (pair.difference > 0) == direction[pair.column].higher_is_better
         rows.append([
-            pair.column, *map(_md, names), f"{pair.difference:+.3f}", f"{pair.n} {pair.over}", f"{pair.p:.2g}",
+            pair.column, *map(md, names), f"{pair.difference:+.3f}", f"{pair.n} {pair.over}", f"{pair.p:.2g}",
             f"{pair.corrected:.2g}", (f"{'first' if better else 'second'} is better" if pair.significant else "tie"),
         ])
     heads = ["task", "first", "second", "difference", "over", "p", "p corrected", "finding"]
     body = tabulate(rows, heads, tablefmt="github", disable_numparse=True)
-    return f"{body}\n\nDifference: first less second, in the metric's unit. {_md(PAIR_METHOD)}; level {LEVEL}.\n"
+    return f"{body}\n\nDifference: first less second, in the metric's unit. {md(PAIR_METHOD)}; level {LEVEL}.\n"
 
 
 def _ambiguous(table: Table) -> bool:
@@ -115,11 +120,11 @@ def _ambiguous(table: Table) -> bool:
 
 def _csv(table: Table) -> str:
     heads = ["mean_rank", "objective", "backbone", "budget"]
-    heads += ["pretrain_images", "pretrain_seconds", "device_hours", "device"]
+    heads += ["pretrain_images", "pretrain_seconds", "device_hours", "cpu_hours", "gpu_hours", "flops", "device"]
     for column in table.columns:
         name = f"{column.id}.{column.metric}" if column.metric else column.id
         heads += [name, f"{name}.half_ci95", f"{name}.items_low", f"{name}.items_high"]
-        heads += [f"{name}.n", f"{name}.status", f"{name}.rank"]
+        heads += [f"{name}.n", f"{name}.status", f"{name}.rank", f"{name}.unranked"]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(map(_csv_text, heads))
@@ -130,11 +135,13 @@ def _csv(table: Table) -> str:
             *map(_csv_text, (row.objective, row.backbone, row.budget)),
             cost.pretrain_images,
             "" if cost.pretrain_seconds is None else f"{cost.pretrain_seconds:.0f}",
-            "" if cost.device_hours is None else f"{cost.device_hours:.2f}",
+            *("" if h is None else f"{h:.2f}" for h in (cost.device_hours, cost.cpu_hours, cost.gpu_hours)),
+            "" if cost.flops is None else cost.flops_text,
             _csv_text(cost.device),
         ]
         for cell in row.cells.values():
             line += [cell.mean_text, cell.half_text, *(cell.items_text or ("", "")), cell.n, cell.status, cell.rank]
+            line.append(_csv_text(cell.unranked))
         writer.writerow(line)
     return file.getvalue()
 
@@ -145,7 +152,12 @@ def _csv_text(text: str) -> str:
 
 
 def _json(table: Table) -> str:
-    document = {
+    return json.dumps(json_document(table), indent=1, allow_nan=False)
+
+
+def json_document(table: Table) -> dict[str, Any]:
+    """The table as JSON of :data:`SCHEMA`, not yet text."""
+    return {
         "schema": SCHEMA,
         "suite": table.suite,
         "columns": [
@@ -155,12 +167,13 @@ def _json(table: Table) -> str:
                 "metric": column.metric,
                 "higher_is_better": column.higher_is_better,
                 "protocol": column.protocol,
+                "version": column.version,
             }
             for column in table.columns
         ],
         "rows": [_json_row(row) for row in table.rows],
+        "notes": list(table.notes),
     }
-    return json.dumps(document, indent=1, allow_nan=False)
 
 
 def _json_row(row: Row) -> dict[str, Any]:
@@ -174,7 +187,9 @@ def _json_row(row: Row) -> dict[str, Any]:
                 "ci95": list(cell.summary.ci95) if cell.summary and cell.summary.ci95 else None,
                 "n": cell.n,
                 "status": cell.status,
+                "rank": cell.rank,  # within the budget; null where it is not ranked
                 **({"items95": list(cell.items95)} if cell.items95 else {}),  # over test items, not seeds
+                **({"unranked": cell.unranked} if cell.unranked else {}),  # why it takes no part in the ranks
             }
             for name, cell in row.cells.items()
         },
@@ -183,6 +198,8 @@ def _json_row(row: Row) -> dict[str, Any]:
             "pretrain_images": row.cost.pretrain_images,
             "pretrain_seconds": row.cost.pretrain_seconds,
             "device_hours": row.cost.device_hours,
+            "cpu_hours": row.cost.cpu_hours,
+            "gpu_hours": row.cost.gpu_hours,
             "device": row.cost.device,
             "flops": row.cost.flops,
             "peak_memory_bytes": row.cost.peak_memory_bytes,
@@ -196,29 +213,27 @@ _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "`": r"\textasciigrave{}", "-": "{-}", "–": "--", "±": r"$\pm$", "×": r"$\times$",
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$", "…": r"\ldots{}", "√": r"$\surd$", "�": "?",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$", "†": r"$\dagger$", "…": r"\ldots{}",
+    "√": r"$\surd$", "�": "?",
     "[": "{[}", "]": "{]}", "*": "{*}",  # after the \\ of the row before, these would be its arguments
 }  # fmt: skip
 
 
 def _latex(table: Table) -> str:
     """A ``table`` environment; the document needs the package booktabs (and a Unicode engine for other scripts)."""
-    stacked = [r"\shortstack{" + r" \\ ".join(map(_tex, column.heading)) + "}" for column in table.columns]
-    heads = [*map(_tex, LEFT_HEADS), *stacked, *map(_tex, RIGHT_HEADS)]
-    layout = "rlll" + "r" * len(table.columns) + "rrrl"
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        r"\begin{table}",
-        rf"\caption{{{_tex(table.legend)}}}",
-        rf"\begin{{tabular}}{{{layout}}}",
-        r"\toprule",
-        " & ".join(heads) + r" \\",
-        r"\midrule",
-    ]
-    for row in table.rows:
-        cells = [*map(_tex, row.left), *(_tex_cell(cell) for cell in row.cells.values()), *map(_tex, row.right)]
-        lines.append(" & ".join(cells) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", rf"\caption{{{_tex(table.legend)}}}"]
+    for group in table.groups or (Group("", ()),):
+        stacked = [r"\shortstack{" + r" \\ ".join(map(_tex, column.heading)) + "}" for column in table.columns]
+        heads = [*map(_tex, group.left_heads), *stacked, *map(_tex, group.right_heads)]
+        layout = "".join("r" if head == "mean rank" else "l" for head in group.left_heads) + "r" * len(table.columns)
+        layout += "".join("l" if head == "device" else "r" for head in group.right_heads)
+        lines += [rf"\par\medskip {_tex(group.title)}\par\smallskip"] if group.rows else []
+        lines.append(r"{\footnotesize\setlength{\tabcolsep}{3pt}")
+        lines += [rf"\begin{{tabular}}{{{layout}}}", r"\toprule", " & ".join(heads) + r" \\", r"\midrule"]
+        for row in group.rows:
+            cells = [*map(_tex, row.under(group.left_heads)), *(_tex_cell(cell) for cell in row.cells.values())]
+            lines.append(" & ".join([*cells, *map(_tex, row.under(group.right_heads))]) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}}"]
     lines += [rf"\par\footnotesize \textsuperscript{{{i}}} {_tex(note)}" for i, note in enumerate(table.notes, 1)]
     return "\n".join([*lines, r"\end{table}"])
 
@@ -226,7 +241,7 @@ def _latex(table: Table) -> str:
 def _tex_cell(cell: Cell) -> str:
     text = _tex(cell.text)
     text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.place or 0, text)
-    return text + (rf"\textsuperscript{{{', '.join(map(str, cell.notes))}}}" if cell.notes else "")
+    return text + (rf"\textsuperscript{{{', '.join(map(_tex, cell.marks))}}}" if cell.marks else "")
 
 
 def _tex(text: str) -> str:
@@ -251,29 +266,27 @@ def print_terminal(table: Table, console: Console | None = None) -> None:
     from rich.text import Text
 
     console = console or Console()
-    grid, shared = _wide(table)
-    grid.width = console.measure(grid, options=console.options.update(width=100_000)).maximum
-    if console.is_terminal and grid.width > console.width:
-        grid, shared = _tall(table), ""
-    console.print(grid, crop=False)
+    for group in table.groups or (Group("", ()),):
+        grid = _wide(table, group)
+        grid.width = console.measure(grid, options=console.options.update(width=100_000)).maximum
+        if console.is_terminal and grid.width > console.width:
+            grid = _tall(table, group)
+        if group.rows:
+            console.print(Text(group.title, "bold"), crop=False, soft_wrap=not console.is_terminal)
+        console.print(grid, crop=False)
     notes = (f"[{number}] {note}" for number, note in enumerate(table.notes, 1))
-    for line in filter(None, (shared, table.legend, *notes)):
+    for line in (table.legend, *notes):
         console.print(Text(line), crop=False, soft_wrap=not console.is_terminal)
 
 
-def _wide(table: Table) -> tuple[RichTable, str]:
-    """A line a row, and what all rows have in common, which needs no column of its own."""
+def _wide(table: Table, group: Group) -> RichTable:
+    """A line a row."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    heads = (*LEFT_HEADS, *RIGHT_HEADS)
-    common = {}
-    for head, texts in zip(heads, zip(*(row.left + row.right for row in table.rows), strict=True), strict=False):
-        if head in ("backbone", "budget", "seeds", "device") and len(set(texts)) == 1:
-            common[head] = texts[0]
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    lines: list[list[Text]] = [[] for _ in table.rows]
+    lines: list[list[Text]] = [[] for _ in group.rows]
 
     # Text objects, never strings: rich would read square brackets in a name as markup.
     def add(heading: str, texts: list[Text], left: bool) -> None:
@@ -281,21 +294,19 @@ def _wide(table: Table) -> tuple[RichTable, str]:
         for line, text in zip(lines, texts, strict=True):
             line.append(text)
 
-    for i, head in enumerate(LEFT_HEADS):
-        if head not in common:
-            add(head, [Text(row.left[i]) for row in table.rows], left=i > 0)
+    for head in group.left_heads:
+        add(head, [Text(*row.under([head])) for row in group.rows], left=head != "mean rank")
     for column in table.columns:
-        add("\n".join(column.heading), [_rich_cell(row.cells[column.id]) for row in table.rows], left=False)
-    for i, head in enumerate(RIGHT_HEADS):
-        if head not in common:
-            add(head, [Text(row.right[i]) for row in table.rows], left=head == "device")
+        add("\n".join(column.heading), [_rich_cell(row.cells[column.id]) for row in group.rows], left=False)
+    for head in group.right_heads:
+        add(head, [Text(*row.under([head])) for row in group.rows], left=head == "device")
     for line in lines:
         grid.add_row(*line)
-    shared = ", ".join(f"{head} {text}" for head, text in common.items())
-    return grid, f"All rows: {shared}." if shared else ""
+    return grid
 
 
-def _tall(table: Table) -> RichTable:
+def _tall(table: Table, group: Group) -> RichTable:
+    """A line a cell, for a terminal too narrow for a line a row."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -304,16 +315,15 @@ def _tall(table: Table) -> RichTable:
     grid.add_column("objective", overflow="fold")
     grid.add_column("task", overflow="fold")
     grid.add_column("score", justify="right", overflow="fold")
-    for row in table.rows:
+    for row in group.rows:
         name = Text(row.objective)  # on the first line of the row only
         for column in table.columns:
             task, protocol, measure = column.heading
             grid.add_row(name, Text(f"{task} {protocol}, {measure}"), _rich_cell(row.cells[column.id]))
             name = Text("")
-        facts = [*zip(LEFT_HEADS, row.left, strict=True), *zip(RIGHT_HEADS, row.right, strict=True)]
-        for head, text in facts:
-            if head != "objective":
-                grid.add_row("", Text(head, "dim"), Text(text, "dim"), end_section=head == RIGHT_HEADS[-1])
+        heads = [head for head in (*group.left_heads, *group.right_heads) if head != "objective"]
+        for head, text in zip(heads, row.under(heads), strict=True):
+            grid.add_row("", Text(head, "dim"), Text(text, "dim"), end_section=head == heads[-1])
     return grid
 
 
@@ -322,7 +332,7 @@ def _rich_cell(cell: Cell) -> Text:
 
     text = Text()
     text.append(cell.text, {1: "bold", 2: "underline"}.get(cell.place or 0, ""))
-    return text.append(f" [{', '.join(map(str, cell.notes))}]", "dim") if cell.notes else text
+    return text.append(f" [{', '.join(cell.marks)}]", "dim") if cell.marks else text
 
 
 _RENDERERS: dict[str, Callable[[Table], str]] = {

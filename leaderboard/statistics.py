@@ -65,7 +65,7 @@ def summarise(values: Sequence[float]) -> Summary:
     if n == 1:
         return Summary(mean, None, 1)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = _t975(n - 1) * deviation / math.sqrt(n)
+    half = t975(n - 1) * deviation / math.sqrt(n)
     return Summary(mean, (mean - half, mean + half), n)
 
 
@@ -131,7 +131,7 @@ def item_intervals(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = len(scores)
     if n < FEWEST_ITEMS:
         raise ValueError(f"an interval over items needs at least {FEWEST_ITEMS} of them, got {n}")
-    reach = math.sqrt(n / (n - 1)) * _t975(n - 1)
+    reach = math.sqrt(n / (n - 1)) * t975(n - 1)
     centre = scores.mean(axis=0)  # (k,)
     if n > MOST_RESAMPLED:
         half = reach * scores.std(axis=0) / math.sqrt(n)
@@ -175,6 +175,28 @@ def paired_t(differences: Sequence[float]) -> float:
         return 0.0
     # tan θ = t / √(n − 1), and t² = mean² n (n − 1) / spread
     return min(1.0, max(0.0, 1.0 - _within(math.atan(abs(mean) * math.sqrt(n / spread)), n - 1)))
+
+
+def welch(difference: float, deviation_a: float, n_a: int, deviation_b: float, n_b: int) -> float:
+    """Two-sided p value of Welch's t test: two groups of scores have one mean, whatever their spreads.
+
+    Args:
+        difference: of the means, in the metric's unit.
+        deviation_a, deviation_b: standard deviations (divisor n − 1), at least 0.
+        n_a, n_b: scores of each group, at least 2.
+
+    Returns:
+        p in 0 … 1; where neither group spreads, 1.0 for no difference and 0.0 for any.
+    """
+    from scipy.special import stdtr  # of a fractional number of degrees of freedom
+
+    a, b = deviation_a**2 / n_a, deviation_b**2 / n_b
+    if difference == 0:
+        return 1.0
+    if a + b == 0:
+        return 0.0
+    degrees = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))
+    return float(2 * stdtr(degrees, -abs(difference) / math.sqrt(a + b)))
 
 
 def paired_ts(scores: np.ndarray) -> np.ndarray:
@@ -288,7 +310,7 @@ def significant_ranks(scores: Sequence[float | None], better: Sequence[set[int]]
 
 
 @cache
-def _t975(degrees: int) -> float:
+def t975(degrees: int) -> float:
     """Quantile 0.975 of Student's t for whole degrees of freedom.
 
     Computed here because importing scipy.special would take longer than all the rest of a table. P(|T| ≤ t) grows with

@@ -3,10 +3,14 @@
 All formats show the strings made here, so no two of them can disagree; only JSON gives means and intervals unrounded.
 
 * A **column** is a task under a protocol, with the main metric of the highest task version found. Numbers of a lower
-  version are shown with a note and never ranked; a record with another main metric counts as invalid.
-* A **row** is an objective with what differs from the suite's recipe, a backbone and a budget.
-* A **cell** is the mean over the seeds that have a number; seeds that failed are named in a note. Beside it stand the
-  interval over seeds and, where the metric is the mean of recorded per-item scores, the sampling interval over items.
+  version, or made under other conditions than the column's (``comparable``), are shown with a mark and a note and never
+  ranked; a record with another main metric counts as invalid.
+* A **row** is an objective with what differs from the suite's recipe, a backbone and a budget. Rows of one **budget**
+  stand together and only they are compared, ranked and tested with each other: longer pre-training is no better
+  objective.
+* A **cell** is the mean over the seeds that have a number under one and the same conditions; seeds that failed or were
+  made otherwise are named in a note. Beside it stand the interval over seeds and, where the metric is the mean of
+  recorded per-item scores, the sampling interval over items.
 * **Ranks** tie where no test separates two rows (``statistics``: a row's rank is one more than the number of rows that
   are significantly better). Where two rows share neither two seeds nor items, nothing can be tested and the means as
   shown (rounded) decide. The **place** always compares the means as shown: best in bold, second underlined. The mean
@@ -23,8 +27,12 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .comparable import Conditions, Declared, conditions, departures, shared
+from .cost import RowCost, row_cost
 from .records import Cell as CellKey
 from .records import InvalidRecord, Record
 from .statistics import (
@@ -49,8 +57,12 @@ if TYPE_CHECKING:
 
 TASK_ORDER = ("classification", "segmentation", "pose", "depth", "tracking")
 PROTOCOL_ORDER = ("frozen", "finetune", "knn", "attentive")
+BUDGET_ORDER = ("default", "long")
+ELSEWHERE = "elsewhere"  # budget of weights from elsewhere: last
 LEFT_HEADS = ("mean rank", "objective", "backbone", "budget")
-RIGHT_HEADS = ("seeds", "pre-training", "device time", "device")
+RIGHT_HEADS = ("seeds", "pre-training", "compute", "FLOPs", "device")
+_SHARED_HEADS = ("backbone", "seeds", "device")
+UNRANKED = "†"  # marks a number that is kept out of its column's ranks
 
 _DECIMALS = {"%": 2}  # by unit; everything else (metres, ratios) has three
 _NOTHING = "–"
@@ -105,6 +117,7 @@ class Cell:
     comparable: bool = False  # has a number, and of the column's task version
     rank: int | None = None  # among the comparable ones, 1 is best; tied where no test separates two rows
     notes: tuple[int, ...] = ()  # numbers of Table.notes, from 1
+    unranked: str = ""  # why a number is not comparable, in words; empty where it is
     place: int | None = None  # by the means as shown, 1 is best; equal ones share it
     items95: tuple[float, float] | None = None  # sampling interval over test items, in the metric's unit
     items_text: tuple[str, str] | None = None  # its ends, rounded
@@ -115,12 +128,21 @@ class Cell:
         return self.summary.n if self.summary else 0
 
     @property
-    def text(self) -> str:
+    def marks(self) -> tuple[str, ...]:
+        """What stands raised behind the number: UNRANKED and the numbers of its notes."""
+        return (*([UNRANKED] if self.unranked else []), *map(str, self.notes))
+
+    @property
+    def seeds_text(self) -> str:
+        """Mean and half width over seeds, or the status."""
         if self.status != "ok":
             return _NOTHING if self.status == "missing" else self.status
-        spread = f" ± {self.half_text}" if self.half_text else ""
-        items = f" [{', '.join(self.items_text)}]" if self.items_text else ""
-        return self.mean_text + spread + items
+        return self.mean_text + (f" ± {self.half_text}" if self.half_text else "")
+
+    @property
+    def text(self) -> str:
+        """The same with the interval over items behind it."""
+        return self.seeds_text + (f" [{', '.join(self.items_text)}]" if self.items_text else "")
 
 
 class Comparison(NamedTuple):
@@ -141,18 +163,6 @@ class Comparison(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RowCost:
-    """What all records of a row cost together; None where no record says."""
-
-    pretrain_images: int | None  # of one pre-training (the longest, should they differ)
-    pretrain_seconds: float | None  # of one pre-training, mean over seeds
-    device_hours: float | None  # pre-training of all seeds, and training and scoring of all their tasks
-    device: str
-    flops: float | None  # largest of the records
-    peak_memory_bytes: int | None  # largest of the records
-
-
-@dataclass(frozen=True)
 class Row:
     objective: str  # with what differs from the recipe in brackets
     backbone: str
@@ -165,6 +175,11 @@ class Row:
     mean_place: float | None = None
     runs: tuple[Record, ...] = ()  # the row's records, whatever their status
 
+    def under(self, heads: Iterable[str]) -> list[str]:
+        """Texts under some of LEFT_HEADS and RIGHT_HEADS."""
+        texts = dict(zip((*LEFT_HEADS, *RIGHT_HEADS), self.left + self.right, strict=True))
+        return [texts[head] for head in heads]
+
     @property
     def left(self) -> tuple[str, ...]:
         """Texts under LEFT_HEADS."""
@@ -173,13 +188,23 @@ class Row:
     @property
     def right(self) -> tuple[str, ...]:
         """Texts under RIGHT_HEADS."""
-        seconds, hours = self.cost.pretrain_seconds, self.cost.device_hours
+        seconds = self.cost.pretrain_seconds
         return (
             self.seeds_text,
             _NOTHING if seconds is None else f"{seconds:,.0f} s",
-            _NOTHING if hours is None else f"{hours:.2f} h",
+            self.cost.compute_text,
+            self.cost.flops_text,
             self.cost.device or _NOTHING,
         )
+
+    @property
+    def sort_values(self) -> dict[str, float | None]:
+        """Numbers behind some of the texts, to sort by: head -> number."""
+        hours = [h for h in (self.cost.cpu_hours, self.cost.gpu_hours) if h is not None]
+        return {
+            "mean rank": self.mean_rank, "pre-training": self.cost.pretrain_seconds,
+            "compute": sum(hours) if hours else None, "FLOPs": self.cost.flops,
+        }
 
     @property
     def rank_text(self) -> str:
@@ -200,6 +225,44 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The rows of one budget: those that are compared with each other."""
+
+    budget: str
+    rows: tuple[Row, ...]
+
+    @property
+    def heading(self) -> str:
+        """Budget and pictures seen, for example ``Budget long (64,000 images)``."""
+        if self.budget == ELSEWHERE:
+            return "Weights from elsewhere, each with a budget of its own"
+        seen = sorted({row.cost.pretrain_images or 0 for row in self.rows} - {0})
+        span = f"{seen[0]:,}" if len(seen) == 1 else f"{seen[0]:,} to {seen[-1]:,}" if seen else ""
+        return f"Budget {self.budget} ({span} images)" if span else f"Budget {self.budget}"
+
+    @cached_property
+    def common(self) -> dict[str, str]:
+        """What all rows share and needs no column of its own: head -> text. The budget stands in the heading."""
+        texts = {head: {row.under([head])[0] for row in self.rows} for head in _SHARED_HEADS}
+        found = {head: own.pop() for head, own in texts.items() if len(own) == 1}
+        return found | ({} if self.budget == ELSEWHERE else {"budget": ""})
+
+    @cached_property
+    def left_heads(self) -> tuple[str, ...]:
+        return tuple(head for head in LEFT_HEADS if head not in self.common)
+
+    @cached_property
+    def right_heads(self) -> tuple[str, ...]:
+        return tuple(head for head in RIGHT_HEADS if head not in self.common)
+
+    @property
+    def title(self) -> str:
+        """The heading and what all rows share, one line."""
+        shared_texts = ", ".join(f"{head} {text}" for head, text in self.common.items() if text)
+        return f"{self.heading}. All rows: {shared_texts}." if shared_texts else f"{self.heading}."
+
+
+@dataclass(frozen=True)
 class Table:
     suite: str | None  # None only when there are no records at all
     columns: tuple[Column, ...]
@@ -207,14 +270,24 @@ class Table:
     notes: tuple[str, ...]  # numbered from 1: what failed, was skipped, is invalid or of a lower version; one line each
     comparisons: tuple[Comparison, ...] = ()
 
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The rows by budget, in their order."""
+        return tuple(Group(budget, tuple(rows)) for budget, rows in groupby(self.rows, key=lambda row: row.budget))
+
     @property
     def legend(self) -> str:
         """How to read the table, one line."""
         items = f"; {ITEM_METHOD}" if any(c.items95 for row in self.rows for c in row.cells.values()) else ""
         ties = f" A rank is 1 + the number of rows significantly better ({PAIR_METHOD})." if self.comparisons else ""
+        budgets = " Rows are compared within one budget only." if len(self.groups) > 1 else ""
+        marked = any(c.unranked for row in self.rows for c in row.cells.values())
+        mark = f" {UNRANKED}: not comparable with its column and kept out of the ranks, see the note." if marked else ""
         return (
             f"Suite {self.suite or _NOTHING}. Cells: {METHOD}{items}. Best in bold, second underlined; "
             f"↑ higher is better, ↓ lower is better.{ties} Mean rank: over the columns in which a row is ranked."
+            f"{budgets}{mark} Compute: core-hours or GPU-hours of all seeds, pre-training and tasks; FLOPs: of one "
+            "pre-training, forward and backward."
         )
 
 
@@ -237,6 +310,7 @@ def build(
     invalid: Iterable[InvalidRecord] = (),
     suite: str | None = None,
     rows_order: Sequence[str] | None = None,
+    declared: Declared | None = None,
 ) -> Table:
     """The table of one suite.
 
@@ -244,7 +318,8 @@ def build(
         records: each cell once, as from ``read_records``.
         invalid: what could not be read; listed in the notes, and shown in its cell where it is known.
         suite: records of others are left out. May be None when all records are of one suite.
-        rows_order: names of objectives, to sort the rows by instead of the mean rank; others follow.
+        rows_order: names of objectives, to sort the rows of a budget by instead of the mean rank; others follow.
+        declared: the suite's head settings for a record's row, where somebody knows them (``comparable``).
 
     Raises:
         TableError: ``suite`` is None and there are records of several.
@@ -262,15 +337,28 @@ def build(
         if error.cell is not None:
             sources[_row_key(error.cell)][_column_id(error.cell)].invalid.append(error)
 
-    drafts = {
-        key: {column.id: _draft(by_column.get(column.id), column, _label(key)) for column in columns}
-        for key, by_column in sources.items()
-    }
-    rows, comparisons = _ranked(drafts, columns, sources)
-    rows.sort(key=lambda pair: _place(pair[1], rows_order, pair[0].objective))
+    rows: list[tuple[_RowKey, Row]] = []
+    drafts: dict[_RowKey, dict[str, _Draft]] = {}
+    comparisons: list[Comparison] = []
+    for budget in sorted({key.budget for key in sources}, key=_budget_place):
+        own = {row: by_column for row, by_column in sources.items() if row.budget == budget}
+        group: dict[_RowKey, dict[str, _Draft]] = {row: {} for row in own}
+        for column in columns:
+            found = {at: _counted(own[at].get(column.id), column, declared) for at in own}
+            common = shared(
+                [(said, record.finished) for record, said in pairs if record.task_version == column.version]
+                for pairs in found.values()
+            )
+            for at in own:
+                group[at][column.id] = _draft(own[at].get(column.id), found[at], column, _label(at), common)
+        ranked, tested = _ranked(group, columns, own)
+        ranked.sort(key=lambda pair: _place(pair[1], rows_order, pair[0].objective))
+        rows += ranked
+        comparisons += tested
+        drafts |= group
 
     notes: list[str] = []
-    finished = [_numbered(row, [drafts[key][column.id].notes for column in columns], notes) for key, row in rows]
+    finished = [_numbered(row, [drafts[of][column.id].notes for column in columns], notes) for of, row in rows]
     notes += [_clean(f"invalid: {error}") for error in invalid if error.cell is None]
     return Table(suite, columns, tuple(finished), tuple(notes), tuple(comparisons))
 
@@ -280,6 +368,10 @@ def _only_suite(records: list[Record], invalid: list[InvalidRecord]) -> str | No
     if len(suites) > 1:
         raise TableError(f"records of several suites ({', '.join(suites)}): name one")
     return suites[0] if suites else None
+
+
+def _budget_place(budget: str) -> tuple[bool, int, str]:
+    return budget == ELSEWHERE, *_index(budget, BUDGET_ORDER)
 
 
 def _row_key(cell: CellKey) -> _RowKey:
@@ -341,13 +433,21 @@ class _Draft(NamedTuple):
     data: str | None = None  # fingerprint of the test items
 
 
-def _draft(source: _Source | None, column: Column, label: str) -> _Draft:
+def _counted(
+    source: _Source | None, column: Column, declared: Declared | None
+) -> list[tuple[Record, Conditions]]:
+    """The records of a cell that have a number, of the highest version among them, with their conditions."""
+    good = [r for r in source.records if r.status == "ok" and _fits(r, column)] if source else []
+    version = max((record.task_version for record in good), default=0)
+    return [(record, conditions(record, declared)) for record in good if record.task_version == version]
+
+
+def _draft(
+    source: _Source | None, counted: list[tuple[Record, Conditions]], column: Column, label: str, common: Conditions
+) -> _Draft:
     if source is None:
         return _Draft(Cell("missing"), [])
     where = f"{label}, {column.id}"
-    good = [record for record in source.records if record.status == "ok" and _fits(record, column)]
-    version = max((record.task_version for record in good), default=column.version)
-    good = [record for record in good if record.task_version == version]
     reasons: dict[tuple[str, str], list[int]] = defaultdict(list)
     for record in source.records:
         if record.status != "ok":
@@ -357,6 +457,9 @@ def _draft(source: _Source | None, column: Column, label: str) -> _Draft:
             reasons["invalid", f"its main metric is {own}, the column's is {column.measure}"].append(record.seed)
     for error in source.invalid:
         reasons["invalid", str(error)].append(error.cell.seed if error.cell else 0)
+    good, unranked, left_out = _alike(counted, common)
+    for record, reason in left_out:
+        reasons["left out of the mean", reason].append(record.seed)
     notes = [
         _clean(f"{where}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}: {status}: {reason}")
         for (status, reason), seeds in sorted(reasons.items())
@@ -366,17 +469,37 @@ def _draft(source: _Source | None, column: Column, label: str) -> _Draft:
         return _Draft(Cell(next(status for status in ("invalid", "failed", "skipped") if status in found)), notes)
     seeds = {record.seed: record.main_metric[1]["value"] for record in good if record.main_metric}
     summary = summarise([record.main_metric[1]["value"] for record in good if record.main_metric])
+    version = good[0].task_version
     if version < column.version:
         notes.append(_clean(f"{where}: task version {version}, not ranked beside version {column.version}"))
+        unranked = f"task version {version}, the column's {column.version}"
+    elif unranked:
+        notes.append(_clean(f"{where}: not ranked: {unranked}"))
     decimals = _DECIMALS.get(column.unit, 3)
     half = "" if summary.ci95 is None else f"{(summary.ci95[1] - summary.ci95[0]) / 2:.{decimals}f}"
     items = _items(good, column)
     interval = None if items is None else item_interval(items)
     cell = Cell(
-        "ok", summary, f"{summary.mean:.{decimals}f}", half, version == column.version, items95=interval,
-        items_text=interval and (f"{interval[0]:.{decimals}f}", f"{interval[1]:.{decimals}f}"),
+        "ok", summary, f"{summary.mean:.{decimals}f}", half, not unranked, items95=interval,
+        items_text=interval and (f"{interval[0]:.{decimals}f}", f"{interval[1]:.{decimals}f}"), unranked=unranked,
     )
     return _Draft(cell, notes, seeds, items, good[0].fingerprints["data"])
+
+
+def _alike(
+    counted: list[tuple[Record, Conditions]], common: Conditions
+) -> tuple[list[Record], str, list[tuple[Record, str]]]:
+    """The records that make the cell's number, why it is not comparable (empty where it is), and those left out.
+
+    Seeds under the column's conditions count, else the largest set of seeds that agree with each other.
+    """
+    if not counted:
+        return [], "", []
+    told = [(record, "; ".join(departures(found, common))) for record, found in counted]
+    sizes = Counter(reason for _, reason in told)
+    chosen = "" if "" in sizes else max(sizes, key=lambda reason: (sizes[reason], reason))
+    others = [(record, reason or "the column's conditions") for record, reason in told if reason != chosen]
+    return [record for record, reason in told if reason == chosen], chosen, others
 
 
 def _items(records: Sequence[Record], column: Column) -> np.ndarray | None:
@@ -427,7 +550,7 @@ def _ranked(
         runs = tuple(record for column in columns for record in sources[key].get(column.id, _Source([], [])).records)
         row = Row(
             label, backbone, budget, cells_of_row, mean_rank, lacking, len(contested),
-            _cost(sources[key].values()), mean_place, runs,
+            row_cost([r for source in sources[key].values() for r in source.records]), mean_place, runs,
         )  # fmt: skip
         rows.append((key, row))
     return rows, comparisons
@@ -528,24 +651,6 @@ def _numbered(row: Row, notes_of_cells: Sequence[list[str]], notes: list[str]) -
         cells[name] = replace(cell, notes=tuple(range(len(notes) + 1, len(notes) + len(own) + 1)))
         notes += own
     return replace(row, cells=cells)
-
-
-def _cost(sources: Iterable[_Source]) -> RowCost:
-    records = [record for source in sources for record in source.records]
-    # Every task's record repeats what the pre-training of its seed cost: that is counted once a seed.
-    pretraining: dict[int, float] = {}
-    for record in records:
-        if (seconds := record.cost["pretrain_seconds"]) is not None:
-            pretraining[record.seed] = max(seconds, pretraining.get(record.seed, 0.0))
-    spent = [*pretraining.values(), *(r.cost["seconds"] for r in records if r.cost["seconds"] is not None)]
-    return RowCost(
-        pretrain_images=max((i for r in records if (i := r.cost["pretrain_images"]) is not None), default=None),
-        pretrain_seconds=sum(pretraining.values()) / len(pretraining) if pretraining else None,
-        device_hours=sum(spent) / 3600 if spent else None,
-        device=", ".join(sorted({r.cost["device"] for r in records})),
-        flops=max((f for r in records if (f := r.cost["flops"]) is not None), default=None),
-        peak_memory_bytes=max((m for r in records if (m := r.cost["peak_memory_bytes"]) is not None), default=None),
-    )
 
 
 def _label(key: _RowKey) -> str:

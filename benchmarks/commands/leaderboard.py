@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def leaderboard(
-    runs: Annotated[list[Path] | None, typer.Option(help="Folders of records; may be repeated.")] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[RUNS]...", help="Further folders of records.")] = None,
+    runs: Annotated[list[Path] | None, typer.Option(help="Folder of records; may be repeated: --runs A B C.")] = None,
     suite: Annotated[str, typer.Option(help="Suite to show; with --format html also `all`.")] = "embedded",
     output_format: TableFormat = "terminal",
     output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
@@ -27,11 +28,12 @@ def leaderboard(
     pairs: Annotated[bool, typer.Option("--pairs", help="Print the tested pairs of rows instead (markdown).")] = False,
 ) -> None:
     """Print the table of a suite from records."""
+    from benchmarks.suite import declared_settings
     from leaderboard.records import read_records
     from leaderboard.render import comparisons
     from leaderboard.table import build
 
-    folders = runs or [Path("runs")]
+    folders = [*(runs or []), *(more or [])] or [Path("runs")]
     for folder in folders:
         if not folder.is_dir():
             raise RequestError(f"--runs {folder}: no such folder")
@@ -39,14 +41,14 @@ def leaderboard(
     if suite == "all":
         if output_format != "html":
             raise RequestError("--suite all makes one page of all suites: add --format html, or name one suite")
-        _deliver(_page_of_suites(records, invalid), output)
+        deliver(_page_of_suites(records, invalid), output)
         return
     mine = [record for record in records if record.suite == suite]
     if not mine and records:
         raise unknown("records of suite", suite, {record.suite for record in records})
-    table = build(mine, invalid, suite=suite)
+    table = build(mine, invalid, suite=suite, declared=declared_settings)
     if pairs:
-        _deliver(comparisons(table), output)
+        deliver(comparisons(table), output)
     elif published:
         _show_published(table, output_format, output)
     else:
@@ -62,7 +64,7 @@ def show(table: Table, output_format: str, output: Path | None = None) -> None:
 
         print_terminal(table, Console(highlight=False, width=None if sys.stdout.isatty() else 200))
     else:
-        _deliver(render(table, _style(output_format)), output)
+        deliver(render(table, _style(output_format)), output)
 
 
 def _show_published(table: Table, output_format: str, output: Path | None) -> None:
@@ -73,33 +75,36 @@ def _show_published(table: Table, output_format: str, output: Path | None) -> No
 
     found = published.beside(table)
     if output_format == "html":
-        _deliver(page(table, found), output)
+        deliver(page(table, found), output)
     elif output_format == "json":
         merged = {**json.loads(render(table, "json")), "published": published.as_json(found)}
-        _deliver(json.dumps(merged, indent=1) + "\n", output)
+        deliver(json.dumps(merged, indent=1) + "\n", output)
     elif output_format == "csv":
-        _deliver(published.text(table, found, "csv"), output)
+        deliver(published.text(table, found, "csv"), output)
     elif output_format == "terminal" and output is None:
         show(table, output_format)
         sys.stdout.write("\n" + published.text(table, found, "terminal"))
     else:
         style = _style(output_format)
-        _deliver(render(table, style) + "\n" + published.text(table, found, style), output)
+        deliver(render(table, style) + "\n" + published.text(table, found, style), output)
 
 
 def _page_of_suites(records: Sequence[Record], invalid: Sequence[InvalidRecord]) -> str:
+    from benchmarks.suite import declared_settings
     from leaderboard.page import page
     from leaderboard.table import build
 
     suites = sorted({r.suite for r in records} | {e.cell.suite for e in invalid if e.cell is not None})
-    return page([build(records, invalid, suite=name) for name in suites] or build([], invalid))
+    tables = [build(records, invalid, suite=name, declared=declared_settings) for name in suites]
+    return page(tables or build([], invalid))
 
 
 def _style(output_format: str) -> str:
     return "md" if output_format == "terminal" else output_format
 
 
-def _deliver(text: str, output: Path | None) -> None:
+def deliver(text: str, output: Path | None) -> None:
+    """Write to the file, or to stdout where none is named."""
     if output is None:
         sys.stdout.write(text)
         return

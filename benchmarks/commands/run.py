@@ -96,6 +96,17 @@ def carry_out(
     dry_run: bool, output_format: str,
 ) -> None:
     """Run what is missing of the cells and print their table; exit 1 where a cell has no number."""
+    if computed(cells, runs, data_root, device, jobs, overwrite, dry_run) and not _print_table(
+        cells, runs, output_format
+    ):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def computed(
+    cells: Sequence[Cell], runs: Path, data_root: Path | None, device: str, jobs: int | None, overwrite: str,
+    dry_run: bool = False,
+) -> bool:
+    """Show the plan and run what is missing of the cells; False where ``dry_run`` asked for the plan only."""
     from benchmarks.crew import Crew, resolve_jobs
     from benchmarks.data import data_root as find_data
     from benchmarks.execute import Execution, check_device, resolve_device
@@ -106,7 +117,7 @@ def carry_out(
     reporter = Reporter()
     if dry_run and (data_root is None or suite.rendered):  # no pictures yet: what is finished cannot be told
         _show_plan(reporter, cells, f"{len(cells)} cells")
-        return
+        return False
     check_writable(runs)
     with reporter:
         reporter.begin("data")
@@ -115,13 +126,12 @@ def carry_out(
         missing, done = execution.split(cells)
         _show_plan(reporter, missing, f"{len(missing)} cells to run, {len(done)} finished already")
         if dry_run:
-            return
+            return False
         if missing:
             with Crew(execution, resolve_jobs(jobs, resolve_device(device)), cells) as crew:
                 crew.check(missing)
                 crew.run(missing)
-    if not _print_table(cells, runs, output_format):
-        raise typer.Exit(EXIT_FAILED)
+    return True
 
 
 def _show_plan(reporter: Reporter, missing: Sequence[Cell], total: str) -> None:
@@ -136,9 +146,11 @@ def _show_plan(reporter: Reporter, missing: Sequence[Cell], total: str) -> None:
 def _print_table(cells: Sequence[Cell], runs: Path, output_format: str) -> bool:
     """Print the table of the request's cells; False where one of them has no number."""
     from benchmarks.commands.leaderboard import show
+    from benchmarks.suite import declared_settings
     from leaderboard.records import read_records
     from leaderboard.table import build
 
     records, invalid = read_records([runs / cell.folder for cell in cells])
-    show(build(records, invalid, suite=cells[0].pretraining.suite.name), output_format)
+    suite = cells[0].pretraining.suite.name
+    show(build(records, invalid, suite=suite, declared=declared_settings), output_format)
     return not invalid and len(records) == len(cells) and all(record.status == "ok" for record in records)

@@ -18,6 +18,9 @@ def visualize(
     data_root: DataRoot = None,
     budget: Budget = "default",
     output: Annotated[Path, typer.Option(help="PNG file, or folder for several objectives.")] = Path("visualize"),
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Put each sheet beside its backbone, for the leaderboard's page.")
+    ] = False,
 ) -> None:
     """Write contact sheets: the suite's pictures with their ground truth, or an objective at work."""
     from benchmarks import suite as suites
@@ -30,7 +33,9 @@ def visualize(
     with Reporter() as reporter:
         reporter.begin("data")
         root = find_data(chosen, data_root, runs, reporter.report)
-        if objective:
+        if objective and beside:
+            paths = sheets.beside(names(objective), chosen, root, runs, seed, budget, reporter)
+        elif objective:
             paths = sheets.objectives(names(objective), chosen, root, runs, seed, budget, output, reporter)
         else:
             paths = [sheets.data(chosen, root, output)]

@@ -1,4 +1,4 @@
-"""Reproduction of a record and of published tables; nothing is trained here."""
+"""Reproduction of a record; nothing is trained here."""
 
 import json
 import shutil
@@ -14,15 +14,12 @@ from benchmarks.reproduce import (
     FAILED,
     IDENTICAL,
     WITHIN,
-    cannot_run,
     cell_of,
     changed_settings,
     differences,
-    paper_lines,
     reproduce,
     verdict,
 )
-from leaderboard.published import find
 from leaderboard.records import read_record, write_record
 
 ROOT = Path(__file__).parents[2]
@@ -171,30 +168,3 @@ def test_refusals(runner, tmp_path):
     (target / "result.json").write_text("{")
     assert "not JSON" in refused(str(target))
     assert runner.calls == []
-
-
-def test_papers(tmp_path):
-    lines = paper_lines(find("2210.10615"), "paper", None)
-    text = "\n".join(lines)
-    assert "UNVERIFIED" in text
-    assert "would run: bench run --suite paper --objective maskdistill" in text
-    assert "pictures of pre-training" in text
-    assert "ImageNet-1K: missing (no --data-root named)" in text
-    (tmp_path / "imagenet-1k").mkdir()
-    assert "ImageNet-1K: found at" in "\n".join(paper_lines(find("mae"), "paper", tmp_path))
-    assert "no objective 'dbot' here" in "\n".join(paper_lines(find("dbot"), "paper", None))
-    assert "\n" not in (cannot_run("no-such-suite") or "")
-    assert cannot_run("embedded") is None
-
-
-def test_nothing_heavy_is_loaded():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys; from benchmarks import reproduce; from leaderboard.published import find\n"
-        "reproduce.paper_lines(find('mae'), 'paper', None)\n"
-        "print(sorted({'torch', 'timm', 'mmengine', 'mmcv'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]"

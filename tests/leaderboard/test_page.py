@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import html
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
@@ -90,12 +92,12 @@ def test_every_control_has_a_name_and_a_target(text):
     found = Page(text)
     ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
-    assert {"filter-suite", "filter-task", "filter-protocol", "filter-name"} <= set(ids)
+    assert {f"filter-{name}" for name in ("suite", "budget", "task", "protocol", "name")} <= set(ids)
     targets = [attrs["aria-controls"] for attrs in found.of("button") if "aria-controls" in attrs]
     assert len(targets) == 3
     assert set(targets) <= set(ids)
     assert all(attrs["aria-label"] for attrs in found.of("svg"))
-    assert "> tr.main" in text  # the style sheet is not escaped
+    assert "tr.main > th" in text  # the style sheet is not escaped
     assert found.of("meta")[2]["content"] == "width=device-width, initial-scale=1"
 
 
@@ -112,19 +114,19 @@ def test_each_row_opens_its_runs(text):
 def test_figures(runs):
     table = build(*read_records([runs]))
     column = table.columns[0]
-    drawn = figures.bars(table, column)
+    drawn = figures.bars(table.rows, column)
     assert drawn.count('class="seeds"') == 3
     assert drawn.count('class="items"') == 3
-    front = {point.row.objective: point.front for point in figures.points(table, column)}
+    front = {point.row.objective: point.front for point in figures.points(table.rows, column)}
     assert list(front.values()) == [True, True, True]  # dearer and better
-    depth = figures.points(table, table.columns[1])
+    depth = figures.points(table.rows, table.columns[1])
     assert [point.front for point in depth] == [True, True, True]
     records, _ = read_records([runs])
     cheap = [replace(r, cost={**r.cost, "seconds": 1.0}) if r.objective == "simmim" else r for r in records]
-    marked = {point.row.objective: point.front for point in figures.points(build(cheap), column)}
+    marked = {point.row.objective: point.front for point in figures.points(build(cheap).rows, column)}
     assert marked["simmim"]
     assert not marked["mae"]
-    for svg in (drawn, figures.pareto(table, column)):
+    for svg in (drawn, figures.pareto(table.rows, column)):
         Page(svg)
         assert "nan" not in svg
         assert svg.count("<svg") == svg.count("</svg>") == 1
@@ -144,27 +146,146 @@ def test_several_suites_and_published_numbers(make_record):
     paper = build([make_record(83.0, objective="mae", **common)])
     text = page([build([make_record(50.0)]), paper], beside(paper))
     found = Page(text)
-    assert [attrs["data-suite"] for attrs in found.of("section")] == ["embedded", "paper"]
+    assert [attrs["data-suite"] for attrs in found.of("section") if "data-suite" in attrs] == ["embedded", "paper"]
     assert "UNVERIFIED" in found.text
     assert "never enter a rank" in found.text
     assert "no records" in Page(page(build([]))).text
 
 
-def test_in_a_browser(text, tmp_path):
+def test_a_row_shows_the_pictures_beside_its_backbone(runs):
+    folder = runs / "embedded" / "o0" / "seed0" / "pretrain"
+    folder.mkdir()
+    (folder / "views.webp").write_bytes(b"RIFF0000WEBPVP8 ")
+    other = runs / "embedded" / "o1" / "seed0" / "pretrain"
+    other.mkdir()
+    (other / "views.png").write_bytes(b"<svg onload=alert(1)>")  # no picture, whatever its name says
+    found = Page(page(build(*read_records([runs]))))
+    assert [attrs["src"][:23] for attrs in found.of("img")] == ["data:image/webp;base64,"]
+    assert "img-src data:" in next(attrs["content"] for attrs in found.of("meta") if "http-equiv" in attrs)
+
+
+def test_a_file_of_figures_is_whole(runs):
+    table = build(*read_records([runs]))
+    parts = [("a <b>", figures.bars(table.rows, table.columns[0])), ("none", ""),
+             ("c", figures.pareto(table.rows, table.columns[1]))]  # fmt: skip
+    svg = figures.sheet("all & everything", parts)
+    root = ElementTree.fromstring(svg)  # well-formed
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}svg"))) == 3
+    assert "a &lt;b&gt;" in svg
+    assert figures.sheet("x", [("none", "")]) == ""
+
+
+# --- in a real browser ------------------------------------------------------------------------------------------------
+
+# What a reader does, by keyboard and mouse; the findings go to the page's title, which --dump-dom shows.
+READER = """
+const found = {}, press = (key) => document.activeElement.dispatchEvent(
+  new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+const shown = (table) => [...table.tBodies].filter((body) => !body.hidden);
+const names = (table) => shown(table).map((body) => body.dataset.name.split(" ")[0]);
+const set = (name, value) => { const it = field(name); it.value = value; it.dispatchEvent(new Event("input")); };
+const table = document.querySelector("table"), heads = [...table.querySelectorAll("thead button")];
+const head = (text) => heads.find((button) => button.textContent.startsWith(text));
+found.folded = all("tr.runs").every((row) => row.hidden);
+found.start = names(table);
+head("classification").click();
+found.best = [names(table), head("classification").closest("th").ariaSort];
+head("classification").click();
+found.worst = [names(table), head("classification").closest("th").ariaSort];
+head("depth").click();
+found.depth = [names(table), head("depth").closest("th").ariaSort];
+const first = document.querySelector("tr.main > th button");
+first.focus(); press("ArrowDown");
+found.down = document.activeElement.textContent.trim();
+document.activeElement.click();
+found.opened = all("tr.runs").filter((row) => !row.hidden).length;
+found.expanded = document.activeElement.ariaExpanded;
+press("Escape");
+found.closed = all("tr.runs").every((row) => row.hidden);
+press("End");
+found.end = document.activeElement === rows().at(-1);
+press("/");
+found.search = document.activeElement.id;
+set("name", "mae");
+found.named = [names(table), document.getElementById("shown").textContent];
+set("name", "");
+set("task", "depth");
+found.columns = heads.filter((button) => button.offsetParent).map((button) => button.innerText.split("\\n")[0].trim());
+set("task", ""); set("budget", "long");
+found.long = document.getElementById("shown").textContent;
+document.getElementById("reset").click();
+found.reset = document.getElementById("shown").textContent;
+const ground = () => getComputedStyle(document.body).backgroundColor;
+const light = ground();
+document.getElementById("theme").click();
+found.theme = light !== ground();
+found.wide = document.documentElement.scrollWidth <= innerWidth;
+document.title = JSON.stringify(found);
+"""
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """``browser(url, *options)``: what headless Chromium prints."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here (Debian: apt install chromium)")
-    (tmp_path / "page.html").write_text(text, encoding="utf-8")
-    options = ["--headless", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options = ["--headless", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}"]
     if os.geteuid() == 0:
         options.append("--no-sandbox")
-    url = (tmp_path / "page.html").as_uri()
-    command = [CHROMIUM, *options, "--dump-dom", url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = Page(done.stdout)
+
+    def run(url, *more):
+        done = subprocess.run([CHROMIUM, *options, *more, url], capture_output=True, text=True, timeout=120, check=True)
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def two_budgets(runs, make_record):
+    """The page of the runs and of one row of another budget, as a file."""
+    write_record(runs / "longer", make_record(70.0, objective="mae", budget="long"))
+    path = runs / "page.html"
+    path.write_text(page(build(*read_records([runs]))), encoding="utf-8")
+    return path
+
+
+def test_the_script_runs_under_the_pages_own_policy(browser, two_budgets):
+    found = Page(browser(two_budgets.as_uri(), "--dump-dom"))
     assert all("hidden" in attrs for attrs in found.of("tr") if attrs.get("class") == "runs")  # the script ran
     assert "hidden" not in next(attrs for attrs in found.of("div") if attrs.get("class") == "tools")
+    assert "4 of 4 rows" in found.text
+
+
+def test_a_link_opens_its_row(browser, two_budgets):
+    found = Page(browser(f"{two_budgets.as_uri()}#row-1-1-2", "--dump-dom"))
+    open_rows = [attrs["id"] for attrs in found.of("tr") if attrs.get("class") == "runs" and "hidden" not in attrs]
+    assert open_rows == ["runs-row-1-1-2"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_reader_sorts_filters_and_walks_by_keyboard(browser, two_budgets, width):
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", two_budgets.read_text(encoding="utf-8"))
+    two_budgets.write_text(text.replace("</body>", f"<script>{{{READER}}}</script></body>"), encoding="utf-8")
+    dumped = browser(two_budgets.as_uri(), "--dump-dom", f"--window-size={width},900")
+    found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dumped, re.DOTALL)[1]))
+    evil = EVIL.split(" ")[0]
+    assert found["folded"]
+    assert found["best"] == [[evil, "simmim", "mae"], "descending"]  # top-1: the highest first
+    assert found["worst"] == [["mae", "simmim", evil], "ascending"]
+    assert found["depth"] == [[evil, "simmim", "mae"], "ascending"]  # an error: the lowest first
+    assert found["down"] == "simmim"
+    assert (found["opened"], found["expanded"], found["closed"], found["end"]) == (1, "true", True, True)
+    assert found["search"] == "filter-name"
+    assert found["named"] == [["mae"], "2 of 4 rows"]
+    assert "depth" in found["columns"]
+    assert "classification" not in found["columns"]
+    assert (found["long"], found["reset"]) == ("1 of 4 rows", "4 of 4 rows")
+    assert found["theme"]
+    assert found["wide"]  # only the tables scroll sideways, never the page
+
+
+def test_screenshots_at_desktop_and_phone_width(browser, two_budgets, tmp_path):
     for width in (390, 1280):
         shot = tmp_path / f"{width}.png"
-        subprocess.run([CHROMIUM, *options, f"--screenshot={shot}", f"--window-size={width},900", url],
-                       capture_output=True, timeout=120, check=True)
+        browser(two_budgets.as_uri(), f"--screenshot={shot}", f"--window-size={width},900")
         assert shot.stat().st_size > 5000

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leaderboard.records import (
+    SCHEMA,
     InvalidRecord,
     RecordError,
     checked,
@@ -17,6 +18,8 @@ from leaderboard.records import (
     same_result,
     write_record,
 )
+from leaderboard.render import render
+from leaderboard.table import build
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -289,6 +292,35 @@ def test_contradicting_results_are_kept_out(tmp_path, make_record):
     assert records == []
     assert [error.path for error in invalid] == paths[:2]
     assert all("contradicts" in error.reason and error.cell is not None for error in invalid)
+
+
+def test_a_contradiction_says_what_differs(tmp_path, make_record):
+    first = make_record(50.0)
+    second = replace(make_record(51.0), fingerprints={**first.fingerprints, "data": "other"})
+    write_record(tmp_path / "ann", first)
+    write_record(tmp_path / "bob", second)
+    _, (one, two) = read_records([tmp_path / "ann", tmp_path / "bob"])
+    assert "top1 50 here, top1 51 there" in one.reason
+    assert "data fingerprint 'd' here, 'other' there" in one.reason
+    assert "top1 51 here, top1 50 there" in two.reason
+    assert str(tmp_path / "bob") in one.reason
+
+
+OLD = Path(__file__).parent / "old_records"
+
+
+@pytest.mark.parametrize("path", sorted(OLD.glob("*.json")), ids=lambda path: path.stem)
+def test_old_records_still_load(path):
+    """Files as earlier versions of this package wrote them; one is added whenever the layout changes."""
+    record = read_record(path)
+    assert record.status == "ok"
+    assert record.main_metric is not None
+    table = build([record])
+    assert render(table, "md")
+
+
+def test_every_schema_has_an_old_record():
+    assert {json.loads(path.read_text())["schema"] for path in OLD.glob("*.json")} >= set(range(1, SCHEMA + 1))
 
 
 def test_a_number_takes_precedence_over_a_failure(tmp_path, make_record):

@@ -10,7 +10,6 @@ from leaderboard.statistics import (
     FEWEST_ITEMS,
     MOST_RESAMPLED,
     Summary,
-    _t975,
     competition_ranks,
     holm,
     intervals_overlap,
@@ -23,6 +22,8 @@ from leaderboard.statistics import (
     sign_flips,
     significant_ranks,
     summarise,
+    t975,
+    welch,
 )
 
 
@@ -42,7 +43,7 @@ def test_interval_of_fixed_numbers():
 
 def test_every_quantile_agrees_with_scipy():
     for degrees in (*range(1, 60), 99, 100, 999):
-        assert _t975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-11)
+        assert t975(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-11)
 
 
 def test_one_seed_has_no_interval():
@@ -110,6 +111,16 @@ def test_paired_t_agrees_with_scipy(n):
     for shift in (0.0, 0.5, 3.0):
         a, b = draw.normal(shift, 1, n), draw.normal(0, 1, n)
         assert paired_t(list(a - b)) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9, abs=1e-13)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 9])
+def test_welch_agrees_with_scipy(n):
+    draw = np.random.default_rng(n)
+    a, b = draw.normal(0, 1, n), draw.normal(0.7, 3, n + 2)
+    ours = welch(b.mean() - a.mean(), a.std(ddof=1), n, b.std(ddof=1), n + 2)
+    assert ours == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-9)
+    assert welch(0.0, 1.0, n, 1.0, n) == 1.0
+    assert welch(0.1, 0.0, n, 0.0, n) == 0.0
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 9])

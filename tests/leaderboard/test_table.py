@@ -156,8 +156,44 @@ def test_pretraining_is_paid_once_a_seed(make_record):
 def test_unknown_costs_are_a_dash(make_record):
     nothing = dict.fromkeys(make_record().cost) | {"device": "somewhere"}
     found = build([checked(make_record(cost=nothing))]).rows[0]
-    assert found.right == ("1", "–", "–", "somewhere")
+    assert found.right == ("1", "–", "–", "–", "somewhere")
     assert found.budget_text == "default"
+
+
+def test_only_rows_of_one_budget_are_compared(make_record):
+    records = [
+        make_record(value, objective=name, budget=budget, cost={**make_record().cost, "pretrain_images": images})
+        for budget, images, base in (("long", 640_000, 60.0), ("default", 100_000, 50.0), ("elsewhere", None, 70.0))
+        for name, value in (("a", base), ("b", base - 5), ("c", base - 9))
+    ]
+    table = build(records)
+    assert [(group.budget, [found.objective for found in group.rows]) for group in table.groups] == [
+        ("default", ["a", "b", "c"]), ("long", ["a", "b", "c"]), ("elsewhere", ["a", "b", "c"]),
+    ]  # fmt: skip
+    for group in table.groups:
+        assert [found.cells["classification.frozen"].rank for found in group.rows] == [1, 2, 3]
+        assert [found.cells["classification.frozen"].place for found in group.rows] == [1, 2, 3]
+        assert [found.mean_rank for found in group.rows] == [1, 2, 3]
+    assert [group.heading for group in table.groups] == [
+        "Budget default (100,000 images)", "Budget long (640,000 images)",
+        "Weights from elsewhere, each with a budget of its own",
+    ]  # fmt: skip
+    assert "within one budget only" in table.legend
+    assert all(pair.a[2] == pair.b[2] for pair in table.comparisons)
+    text = render(table, "md")
+    assert text.index("Budget default") < text.index("Budget long") < text.index("Weights from elsewhere")
+    assert [r["rank"] for r in json.loads(render(table, "json"))["rows"]] == [1, 2, 3] * 3
+
+
+def test_what_all_rows_share_stands_above_them(make_record):
+    records = [make_record(50.0 + i, objective=name, seed=seed) for i, name in enumerate("ab") for seed in range(2)]
+    (group,) = build(records).groups
+    assert group.title == "Budget default (100,000 images). All rows: backbone vit_tiny, seeds 2, device 2 CPU cores."
+    assert group.left_heads == ("mean rank", "objective")
+    assert group.right_heads == ("pre-training", "compute", "FLOPs")
+    mixed = build([*records, make_record(1.0, objective="c", backbone="vit_small")]).groups[0]
+    assert mixed.left_heads == ("mean rank", "objective", "backbone")
+    assert mixed.rows[-1].under(["backbone", "seeds"]) == ["vit_small", "1"]
 
 
 def test_suites_are_not_mixed(make_record):
@@ -246,7 +282,8 @@ def test_items_count_only_where_they_make_the_number(make_record, change):
         b = replace(b, items={"top1": scores})  # not the mean of the metric
     table = build([a, b])
     assert table.comparisons == ()
-    assert {name: cell.rank for name, cell in cells(table).items()} == {"a": 1, "b": 2}
+    ranks = {name: cell.rank for name, cell in cells(table).items()}
+    assert ranks == ({"a": None, "b": 1} if change == "data" else {"a": 1, "b": 2})
 
 
 def test_seeds_on_different_items_have_no_interval_over_items(make_record):

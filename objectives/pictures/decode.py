@@ -4,7 +4,7 @@ A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (the codec computes fewer frequ
 that may be cut keeps at least the pixels wanted. The factor depends on the picture's size and the crop's settings, not
 on the crop drawn, so that a set decoded beforehand gives the same pixels. No codec that Python wheels bring decodes a
 part of a picture only, and little is lost by that: the time goes into the entropy code, which has no entry points.
-(Two thirds of the pixels' work left out by factor 2 saved 18 % at 500 x 375 px, quality 92, on one core.)
+(At 500 x 375 px and quality 92, decoding a quarter of the pixels, by factor 2, took 18 % less time than all.)
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from objectives.pictures.crop import smallest_side
 from objectives.pictures.source import PictureError
 from objectives.recipe import Crop
 
-FACTORS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+# the bits that only say the size; those for colour and grey are added to them
+FACTORS = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 _END = b"\xff\xd9"  # of a whole JPEG; some cameras and programs add a little behind it
 _TAIL = 1024
 
@@ -48,10 +49,10 @@ def decode(data: bytes | memoryview, size: int, crop: Crop | None, name: str) ->
                 return np.asarray(picture.convert("RGB")), picture.size  # strict: what is cut off raises
             whole = picture.size
     except OSError as error:
-        reason = str(error).replace(str(io.BytesIO), "").splitlines()[0][:120]
+        reason = "of no known kind" if isinstance(error, UnidentifiedImageError) else str(error)
         raise PictureError(f"{name} cannot be read as a picture ({reason}); replace it") from error
-    flag = FACTORS.get(factor(*whole, size, crop), cv2.IMREAD_COLOR)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | FACTORS.get(factor(*whole, size, crop), 0)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
         raise PictureError(f"{name} cannot be decoded; replace it")
     return pixels, whole

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from objectives.pictures.source import PictureError
-
-SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+from objectives.pictures.source import SUFFIXES, PictureError
 
 
 def class_folders(folder: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:

@@ -88,6 +88,9 @@ class Order(Sampler):
         self.rank, self.world = get_dist_info()
         self.start = 0
 
+    def __len__(self) -> int:
+        return self.count
+
     def skip(self, count: int) -> None:
         """Begin after ``count`` pictures of this process; mmengine calls it where a training is resumed."""
         self.start = count

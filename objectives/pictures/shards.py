@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from objectives.files import whole
-from objectives.pictures.folder import SUFFIXES
-from objectives.pictures.source import PictureError
+from objectives.pictures.source import SUFFIXES, PictureError
 
 OPEN_FILES = 64  # shards that a process keeps open
 
@@ -69,7 +68,7 @@ class ShardStore:
 
 @lru_cache(maxsize=OPEN_FILES)
 def _opened(path: str, process: int) -> Any:
-    return open(path, "rb", buffering=0)  # noqa: SIM115  (closed when the cache drops it)
+    return open(path, "rb", buffering=0)  # closed when the cache drops it
 
 
 def _index(shards: Sequence[Path]) -> dict[str, np.ndarray]:

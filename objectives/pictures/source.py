@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from objectives.recipe import Crop, ObjectiveError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")  # of picture files
 
 
 class PictureError(ObjectiveError):

@@ -59,7 +59,7 @@ class Stream:
         need, room = decoded.needed(self.store, size, crop), decoded.room(cache, free_memory)
         if need > room:
             self.undecoded = (
-                f"room for the decoded set, {need / 2**30:.0f} GiB of free memory and of disk at {cache}, twice that free"
+                f"room for the decoded set, twice its {need / 2**30:.0f} GiB free in memory and on the disk of {cache}"
             )
             return
         key = decoded.key(self.fingerprint, size, crop)

@@ -42,6 +42,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def keep_kernels(cache: Path) -> None:
+    """Let torch.compile and Triton keep what they compile below ``cache``: other cells and processes then find it.
+
+    Processes started afterwards inherit it; folders that the user has named stay.
+    """
+    for variable, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+        os.environ.setdefault(variable, str((cache / "kernels" / folder).resolve()))
+
+
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(

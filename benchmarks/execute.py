@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import data as data_module
 from benchmarks.data import DataError, MissingPictures
-from benchmarks.environment import cores, environment
+from benchmarks.environment import cores, environment, keep_kernels
 from benchmarks.errors import RequestError
 from benchmarks.locks import Busy, held
 from benchmarks.plan import Cell, Pretraining
@@ -80,6 +80,9 @@ class Execution:
     threads: Threads = field(default_factory=lambda: Threads(cores(), cores()))
     _pictures: dict[str, Source] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        keep_kernels(data_module.cache_folder(self.runs))
 
     # --- what is there already ----------------------------------------------------------------------------------------
 

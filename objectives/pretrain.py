@@ -119,7 +119,7 @@ class _Steps(Hook):
         runner.model.after_step(step)
         self.recent.append((step, outputs["loss"].detach(), self.lr, data_batch["index"]))
         if step % LOSS_EVERY == 0 or step == self.job.steps:
-            self._check_losses(runner)
+            self._check_losses()
             loss = outputs["loss"].item()
             row = {"step": step, "images": step * self.job.batch_size, "loss": round(loss, 6),
                    "lr": runner.optim_wrapper.get_lr()["lr"][0]}
@@ -127,19 +127,19 @@ class _Steps(Hook):
             self.job.progress(f"pretrain loss {loss:.4f}", step, self.job.steps)
         stop = self.signals.asked and step < self.job.steps
         if stop or (step % CHECKPOINT_EVERY == 0 and step < self.job.steps):
-            self._check_losses(runner)
+            self._check_losses()
             self._save(runner, step)
         if stop:
             raise KeyboardInterrupt
 
-    def _check_losses(self, runner: Runner) -> None:
+    def _check_losses(self) -> None:
         """Stop at the first loss that is not finite; its pictures are kept for inspection."""
         for step, value, lr, index in self.recent:
             loss = value.item()
             if math.isfinite(loss):
                 continue
             path = self.job.folder / DIVERGED
-            images = self.pictures.squares(index, runner.model.view).contiguous()
+            images = self.pictures.squares(index, self.job.input_size).contiguous()
             batch = {"images": images, "labels": self.pictures.labels[index], "index": index}
             with whole(path) as temporary:
                 save_file(batch, temporary)
@@ -220,7 +220,6 @@ def pretrain(job: PretrainJob, pictures: Source) -> Path:
     objective = build(job, pictures)
     started = time.time()
     losses: list[dict[str, float]] = []
-    waiting = None
     if job.trains:
         if isinstance(pictures, Stream):
             pictures.keep_decoded(
@@ -228,7 +227,7 @@ def pretrain(job: PretrainJob, pictures: Source) -> Path:
             )
         prepare(objective, job, pictures)
         _cache_targets(objective, job, pictures)
-        losses, waiting = _train(objective, job, pictures)
+        losses = _train(objective, job, pictures)
     objective.to("cpu")
     backbone = objective.student.backbone
     about = {
@@ -238,7 +237,6 @@ def pretrain(job: PretrainJob, pictures: Source) -> Path:
         "data_fingerprint": pictures.fingerprint, "seconds": round(time.time() - started, 2),
         "final_loss": losses[-1]["loss"] if losses else None,
         "features": feature_health(backbone, pictures, job.input_size),
-        **({"reading": waiting.about()} if waiting else {}),
         **(objective.teacher.about() if job.trains else {}), **job.about,
     }
     if job.trains:  # student and head, for pictures of what it predicts; the seam is the backbone alone
@@ -288,7 +286,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def _train(objective: Objective, job: PretrainJob, pictures: Source) -> tuple[list[dict[str, float]], Waiting]:
+def _train(objective: Objective, job: PretrainJob, pictures: Source) -> list[dict[str, float]]:
     settings = job.optimiser
     lr = scaled_lr(settings, job.batch_size, objective.geometry.width)
     groups = parameter_groups(objective, settings.weight_decay)
@@ -315,19 +313,19 @@ def _train(objective: Objective, job: PretrainJob, pictures: Source) -> tuple[li
     reading = chosen(
         job.batch_size, objective.view, job.cut, job.seed, job.device, torch.get_num_threads(), available_memory()
     )
-    waiting = Waiting(pictures, reading, job.device, job.folder)
     runner = Runner(
         model=objective, work_dir=str(scratch), experiment_name=f"pretrain-{job.folder}-{time.time_ns()}",
         train_dataloader=loader(pictures, reading, job.device),
         train_cfg={"by_epoch": False, "max_iters": job.steps}, optim_wrapper=wrapper, param_scheduler=schedulers,
         default_hooks={"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
-        custom_hooks=[steps, waiting], randomness={"seed": job.seed}, log_level="ERROR", default_scope="mmengine",
+        custom_hooks=[steps, Waiting(pictures, reading, job.device, job.folder)],
+        randomness={"seed": job.seed}, log_level="ERROR", default_scope="mmengine",
         env_cfg={"cudnn_benchmark": device.type == "cuda"},
     )
     with signals:
         runner.train()
     shutil.rmtree(scratch, ignore_errors=True)
-    return steps.rows, waiting
+    return steps.rows
 
 
 def _cache_targets(objective: Objective, job: PretrainJob, pictures: Source) -> None:

@@ -1,5 +1,5 @@
-"""Writes the generated parts of README.md, and docs/leaderboard.html, from committed records: ``python docs/make.py``;
-``--check`` only compares.
+"""Writes the generated parts of README.md, docs/leaderboard.html and docs/dark-secrets.md from committed records:
+``python docs/make.py``; ``--check`` only compares.
 
 ``--collect RUNS`` first copies the records and logs of a runs folder (never weights) to ``leaderboard/records``.
 ``--backbones`` also tries every objective on every kind of backbone (a minute) and writes docs/backbones.md.
@@ -15,8 +15,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from leaderboard import claims
+from leaderboard.analyses import read_analyses
 from leaderboard.page import page
-from leaderboard.records import read_records
+from leaderboard.records import ANALYSIS, read_records
 from leaderboard.render import render
 from leaderboard.table import Table, build
 from objectives.recipe import recipes
@@ -26,8 +28,9 @@ PARTS = {"board": "embedded", "mini": "mini"}  # name of the part -> suite
 
 
 PAGE = ROOT / "docs" / "leaderboard.html"
+SECRETS = ROOT / "docs" / "dark-secrets.md"
 RECORDS = ROOT / "leaderboard" / "records"
-KEPT = ("result.json", "log.jsonl", "backbone.json")
+KEPT = ("result.json", "log.jsonl", "backbone.json", ANALYSIS)
 
 
 def collect(runs: Path) -> None:
@@ -58,7 +61,13 @@ def table(suite: str) -> str:
 
 def html() -> str:
     """All suites as one page."""
-    return page([made for suite in PARTS.values() if (made := built(suite)) is not None])
+    made = [made for suite in PARTS.values() if (made := built(suite)) is not None]
+    return page(made, analyses=read_analyses([RECORDS]))
+
+
+def secrets() -> str:
+    """The claims about masked image modelling held against the records, as markdown."""
+    return claims.document(read_records([RECORDS])[0], read_analyses([RECORDS]), list(PARTS.values()))
 
 
 def objectives() -> str:
@@ -90,11 +99,11 @@ def main() -> int:
         (ROOT / "docs" / "backbones.md").write_text(compatibility.markdown(compatibility.table()))
     path = ROOT / "README.md"
     old = path.read_text()
-    new, board = written(old), html()
+    made = {path: written(old), PAGE: html(), SECRETS: secrets()}
     if "--check" in sys.argv:
-        return int(old != new or not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != board)
-    path.write_text(new)
-    PAGE.write_text(board, encoding="utf-8")
+        return int(any(not file.is_file() or file.read_text(encoding="utf-8") != text for file, text in made.items()))
+    for file, text in made.items():
+        file.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -297,28 +297,40 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def correlation_table(found: Sequence[Correlation], style: str = "simple") -> str:
-    """Numbers by columns: "ρ (p)", a table a budget; above 0 where more of the number goes with a better score.
+@dataclass(frozen=True)
+class CorrelationTable:
+    """The correlations of one budget: ``rows`` are a heading and "ρ (p)" under each of ``columns``."""
 
-    Args:
-        style: one of tabulate's formats.
-    """
+    budget: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    objectives: tuple[str, ...]  # most that any of them is over
+
+
+def by_budget(found: Sequence[Correlation]) -> list[CorrelationTable]:
+    """The correlations as tables, worded; above 0 where more of the number goes with a better score."""
+    tables = []
+    for budget in dict.fromkeys(c.budget for c in found):
+        own = [c for c in found if c.budget == budget]
+        columns = tuple(dict.fromkeys(c.column for c in own))
+        cells = {(c.number, c.column): "–" if c.rho is None else f"{c.rho:+.2f} ({c.p:.2f})" for c in own}
+        numbers = [name for name in HEADINGS if any(c.number == name for c in own)]
+        rows = tuple((HEADINGS[n], tuple(cells.get((n, column), "–") for column in columns)) for n in numbers)
+        tables.append(CorrelationTable(budget, columns, rows, max((c.objectives for c in own), key=len)))
+    return tables
+
+
+def correlation_table(found: Sequence[Correlation], style: str = "simple") -> str:
+    """:func:`by_budget` as text, in one of tabulate's formats."""
     from tabulate import tabulate
 
     if not found:
         return "correlations: fewer than 3 objectives have both an analysis and a score of the same weights"
     parts = []
-    for budget in dict.fromkeys(c.budget for c in found):
-        own = [c for c in found if c.budget == budget]
-        columns = list(dict.fromkeys(c.column for c in own))
-        cells = {(c.number, c.column): "–" if c.rho is None else f"{c.rho:+.2f} ({c.p:.2f})" for c in own}
-        rows = [
-            [heading, *(cells.get((name, column), "–") for column in columns)] for name, heading in HEADINGS.items()
-            if any(c.number == name for c in own)
-        ]
-        most = max(len(c.objectives) for c in own)
-        head = f"Spearman ρ (p), up to {most} objectives, budget {budget}"
-        parts.append(tabulate(rows, headers=[head, *columns], disable_numparse=True, tablefmt=style))
+    for table in by_budget(found):
+        head = f"Spearman ρ (p), up to {len(table.objectives)} objectives, budget {table.budget}"
+        rows = [[heading, *cells] for heading, cells in table.rows]
+        parts.append(tabulate(rows, headers=[head, *table.columns], disable_numparse=True, tablefmt=style))
     return "\n\n".join(parts)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from . import figures
+from .learned import section
 from .published import HEADS, Beside, legend, lines
 from .records import Record
 from .table import LEFT_HEADS, RIGHT_HEADS, Row, Table
@@ -212,6 +213,7 @@ row.cost.pretrain_seconds is none else row.cost.pretrain_seconds }}"{% endif %}>
 <p class="note">Bars: thick line the 95 % interval over seeds, thin line the sampling interval over test items. \
 Cost: seconds of pre-training, training and scoring of one seed; filled points are on the front.</p>
 {%- endif %}
+{{- part.learned | safe }}
 </section>
 {%- endfor %}
 {%- if published is not none %}
@@ -240,14 +242,18 @@ class _Part(NamedTuple):
     table: Table
     rows: list[tuple[Row, dict[str, Any]]]
     figures: list[tuple[Any, str, str]]
+    learned: str  # HTML
 
 
-def page(table: Table | Sequence[Table], published: list[Beside] | None = None) -> str:
+def page(
+    table: Table | Sequence[Table], published: list[Beside] | None = None, analyses: Sequence[Record] = ()
+) -> str:
     """The whole file, as text.
 
     Args:
         table: one suite's table, or those of several suites in the order they are to be shown.
         published: published numbers to show beside ours; None leaves that part out, an empty list says there are none.
+        analyses: what is known of the backbones beside their scores, as from ``read_analyses``.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -260,7 +266,7 @@ def page(table: Table | Sequence[Table], published: list[Beside] | None = None) 
     ]
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_TEMPLATE)
     return template.render(
-        parts=[_part(number, one) for number, one in enumerate(tables, 1)], filters=filters,
+        parts=[_part(number, one, analyses) for number, one in enumerate(tables, 1)], filters=filters,
         title=", ".join(one.suite for one in tables if one.suite) or "no records", left=LEFT_HEADS, right=RIGHT_HEADS,
         classes={1: " best", 2: " second"}, style=_STYLE, script=_SCRIPT,
         script_hash=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
@@ -269,9 +275,11 @@ def page(table: Table | Sequence[Table], published: list[Beside] | None = None) 
     )  # fmt: skip
 
 
-def _part(number: int, table: Table) -> _Part:
+def _part(number: int, table: Table, analyses: Sequence[Record]) -> _Part:
     made = [(column, figures.bars(table, column), figures.pareto(table, column)) for column in table.columns]
-    return _Part(number, table, [(row, _runs(row)) for row in table.rows], [part for part in made if part[1]])
+    learned = section(analyses, [run for row in table.rows for run in row.runs], table.suite) if analyses else ""
+    rows = [(row, _runs(row)) for row in table.rows]
+    return _Part(number, table, rows, [part for part in made if part[1]], learned)
 
 
 def _runs(row: Row) -> dict[str, Any]:

@@ -199,8 +199,8 @@ def _suite(suite: str, budget: str, records: Sequence[Record], analyses: Sequenc
         facts.append(f"Analysed on {source['count']} pictures of {source['size']} px ({source['source']}); "
                      f"{convention(first)}.")
     seeds = {name: sorted({r.seed for r in (*records, *analyses) if r.objective == name}) for name in SHOWN}
-    told = [f"{name}: {', '.join(map(str, found)) if found else 'no record'}" for name, found in seeds.items()]
-    facts.append(f"Seeds: {'; '.join(told)}.")
+    named = [f"{name}: {', '.join(map(str, found)) if found else 'no record'}" for name, found in seeds.items()]
+    facts.append(f"Seeds: {'; '.join(named)}.")
     lines = lines_of(records, analyses)
     parts = [f"## Suite `{suite}`", " ".join(facts), "### In short", _short(lines)]
     for heading, (claim, _) in CLAIMS.items():
@@ -208,8 +208,8 @@ def _suite(suite: str, budget: str, records: Sequence[Record], analyses: Sequenc
     parts += ["### Layer by layer", _layer_table(rows)]
     parts += ["### Where each task finds what it needs", "Frozen score from each layer (`bench analyze --transfer`).",
               _curve_tables(curves(analyses, LAYERS))]
-    parts += ["### Without the last layers", "Fine-tuned after the last blocks were dropped (`bench analyze --drop`), by "
-              "blocks kept.", _curve_tables(curves(analyses, CUT))]
+    told = "Fine-tuned after the last blocks were dropped (`bench analyze --drop`), by blocks kept."
+    parts += ["### Without the last layers", told, _curve_tables(curves(analyses, CUT))]
     return "\n\n".join(parts)
 
 
@@ -307,8 +307,8 @@ _LIMITS = """\
 - The networks are small, the pictures few and the seeds at most a handful: an undecided claim is one that this suite
   cannot tell, not one that is wrong.
 - In `embedded` the pictures of pre-training and those of the tasks are drawn by the same renderer and the supervised
-  labels are those of the classification task; the paper's supervised network meets classes that its labels did not
-  cover, on which it found masked image modelling ahead.
+  labels are those of the classification task. The paper's parity is about classes that the labels of pre-training
+  cover; on fine-grained ones, which they do not cover, it finds masked image modelling ahead.
 - The paper fine-tunes; the scores above are of frozen backbones, with the task's light head.
 - What the paper leaves open about attention is a setting whose name stands above (`bench analyze --help`).
 """

@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.analyze import cka_between, comparable
 from leaderboard.analyses import LAYERS, Studied, curves, studied
@@ -175,7 +176,7 @@ def _heads(rows: Sequence[tuple[str, Studied]], key: str, title: str) -> Figure:
         axes[0].set_ylim(bottom=0)  # after all panels, which share it
     for axis in axes[::COLUMNS]:
         axis.set_ylabel(title)
-    axes[0].legend(frameon=False, fontsize=7)
+    _legend(figure, axes)
     return figure
 
 
@@ -192,6 +193,9 @@ def _features(rows: Sequence[tuple[str, Studied]]) -> Figure:
         axis.set(title=title, xlabel="depth (share of layers)")
         if key == "variance":
             axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_locator(NullLocator())
         else:
             axis.set_ylim(0, None)
         axis.grid(color="0.9", lw=0.6)

@@ -1,7 +1,7 @@
 """Writes the generated parts of README.md, docs/leaderboard.html and docs/dark-secrets.md from committed records:
 ``python docs/make.py``; ``--check`` only compares.
 
-``--collect RUNS`` first copies the records and logs of a runs folder (never weights) to ``leaderboard/records``.
+``--collect RUNS`` first copies records, analyses and logs of a runs folder (never weights) to ``leaderboard/records``.
 ``--backbones`` also tries every objective on every kind of backbone (a minute) and writes docs/backbones.md.
 
 A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.

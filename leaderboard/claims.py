@@ -26,7 +26,7 @@ from .statistics import Summary, summarise
 REFERENCE = "supervised"
 CLAIMED = ("simmim", "mae", "maskdistill", "zoomed_in_mask")  # objectives that hide part of the picture
 SHOWN = (*CLAIMED, REFERENCE, "random_init")
-MARGIN = 3.0  # points: about half the interval over three seeds of a column of `embedded`
+MARGIN = 3.0  # points: seeds of one objective differ by as much in `embedded`
 HOLDS, FAILS, UNDECIDED, NO_RECORD = "holds", "does not hold here", "undecided", "no record"
 FROZEN = "frozen"
 

@@ -66,7 +66,7 @@ def heads(rows: Sequence[Studied], key: str, title: str) -> str:
     known = [v for row in values for layer in row for v in layer] + [v for row in even for v in row if v is not None]
     if not known:
         return ""
-    low, high = min(0.0, *known), max(known)
+    low, high = 0.0 if key == "kl" else min(known), max(known)
     parts = []
     for i, (row, of_layer, of_even) in enumerate(zip(shown, values, even, strict=True)):
         panel = _Panel(i, len(of_layer), low, high)
@@ -98,7 +98,8 @@ def heat_maps(rows: Sequence[Studied]) -> str:
                     f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide + 0.3:.1f}" height="{tall + 0.3:.1f}" '
                     f'fill="{cividis(value)}"><title>{_text(f"{row.name}, layers {names}: {what}")}</title></rect>'
                 )
-        parts.append(panel.frame(row.name, row.layers[0]["name"], row.layers[-1]["name"], first=False))
+        ends = [row.layers[0]["name"], row.layers[-1]["name"]]
+        parts.append(panel.frame(row.name, *ends, first=i == 0, values=ends))
     return _svg(len(rows), "CKA between layers", parts) if rows else ""
 
 
@@ -151,8 +152,11 @@ class _Panel:
     def path(self, points: Sequence[tuple[int, float]]) -> str:
         return "M" + "L".join(f"{self.x(n)} {self.y(v)}" for n, v in points) if points else ""
 
-    def frame(self, title: str, first_layer: str, last_layer: str, first: bool) -> str:
-        """With title and ends of the axes; those of the values only at the first panel."""
+    def frame(
+        self, title: str, first_layer: str, last_layer: str, first: bool, values: Sequence[str] = ()
+    ) -> str:
+        """With title and ends of the axes; those of the values, or ``values`` in words, only at the first panel."""
+        low, high = values or (f"{self.low:.3g}", f"{self.high:.3g}")
         floor = TOP + HEIGHT
         short = title if len(title) <= 24 else title[:23] + "…"
         parts = [
@@ -164,8 +168,8 @@ class _Panel:
         ]
         if first:
             parts += [
-                f'<text x="{LEFT - 4}" y="{floor}" text-anchor="end">{self.low:.3g}</text>',
-                f'<text x="{LEFT - 4}" y="{TOP + 10}" text-anchor="end">{self.high:.3g}</text>',
+                f'<text x="{LEFT - 4}" y="{floor}" text-anchor="end">{_text(low)}</text>',
+                f'<text x="{LEFT - 4}" y="{TOP + 10}" text-anchor="end">{_text(high)}</text>',
             ]
         return "".join(parts)
 

@@ -207,7 +207,9 @@ def _marked(picture: np.ndarray, box: tuple[float, float, float, float]) -> np.n
     scale = side / picture.shape[0]
     image = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
     left, top, right, bottom = (round(v * scale) for v in box)
-    ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), outline=MARK, width=2)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline="white", width=2)  # seen on any ground
+    draw.rectangle((left, top, right - 1, bottom - 1), outline=MARK, width=2)
     return np.asarray(image)
 
 

@@ -82,13 +82,15 @@ def subject(folder: Path) -> Subject:
     row = folder.parent.parent.name if own else folder.name
     objective = str(about.get("objective") or row.split("@")[0])
     suite, seed = str(about.get("suite") or "none"), about.get("seed")
+    if type(seed) is not int:
+        number = folder.parent.name.removeprefix("seed") if own else ""
+        seed = int(number) if number.isdecimal() else 0
     budget, variant = "default", {}
     if own and "@" in row:
         known = suites.suites()[suite].budgets if suite in suites.suites() else {}
         named = [name for name in known if row == f"{objective}@{digest({'budget': name})[:8]}"]
         budget, variant = (named[0], {}) if named else (budget, {"folder": row})
-    return Subject(folder, about, weights, suite, objective, variant, budget, seed if type(seed) is int else 0,
-                   about.get("fingerprint"))
+    return Subject(folder, about, weights, suite, objective, variant, budget, seed, about.get("fingerprint"))
 
 
 def up_to_date(subject: Subject, task: str, protocol: str, fingerprint: str, overwrite: str) -> Record | None:

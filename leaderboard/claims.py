@@ -113,8 +113,8 @@ def held(claim: Claim, objective: str, values: Mapping[str, Values], lower_is_be
     difference = summarise(differences) if differences else None
     turned = {"more": "less", "less": "more"}.get(claim.wanted, claim.wanted) if lower_is_better else claim.wanted
     word = verdict(turned, difference) if difference or not (theirs and reference) else UNDECIDED
-    return Line(claim, objective, *(summarise(list(v.values())) if v else None for v in (theirs, reference)),
-                difference, word)  # fmt: skip
+    ours, other = (summarise(list(found.values())) if found else None for found in (theirs, reference))
+    return Line(claim, objective, ours, other, difference, word)
 
 
 def budget_of(records: Iterable[Record], suite: str) -> str | None:

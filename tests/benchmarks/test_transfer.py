@@ -51,7 +51,7 @@ def job_of(data, backbone, tmp_path, task, protocol="frozen", **settings):
                settings={**LIGHT, **settings}, seed=0, device="cpu", work_dir=tmp_path)
 
 
-@pytest.mark.parametrize("task", ["classification", "depth", "pose"])
+@pytest.mark.parametrize("task", ["classification", "depth"])
 def test_each_layer_scores_as_its_own_cell(data, backbones, tmp_path, monkeypatch, task):
     job = job_of(data, backbones / "mini" / "simmim" / "seed0" / "pretrain", tmp_path, task)
     runs = []
@@ -61,20 +61,19 @@ def test_each_layer_scores_as_its_own_cell(data, backbones, tmp_path, monkeypatc
     assert list(found) == ["1", "2", "3"]
     once = list(runs)
     runs.clear()
-    alone = {n: evaluate(layers.replace(job, settings={**job.settings, "out_indices": (int(n) - 1,)})) for n in found}
-    assert len(once) * 3 == len(runs)  # the backbone ran for the first layer only
-    for name, outcome in found.items():
-        assert outcome.metrics == alone[name].metrics
-        assert outcome.chosen == alone[name].chosen
+    alone = {"2": evaluate(layers.replace(job, settings={**job.settings, "out_indices": (1,)})), "3": evaluate(job)}
+    assert len(once) * 2 == len(runs)  # the backbone ran for the first layer only
+    for name, outcome in alone.items():
+        assert outcome.metrics == found[name].metrics
+        assert outcome.chosen == found[name].chosen
     assert not list(tmp_path.glob(".maps-*"))
 
 
 def test_the_stages_of_a_swin(data, backbones, tmp_path):
     folder = backbones / "mini" / "mae" / "seed0" / "pretrain"
     assert layers.layer_names(folder) == ["1", "2"]
-    for task in ("pose", "depth"):  # pose: the heat map of a stage is as fine as its tokens are
-        found = dict(layers.frozen_scores(job_of(data, folder, tmp_path, task, lr=1e-2)))
-        assert list(found) == ["1", "2"]
+    job = job_of(data, folder, tmp_path, "pose", lr=1e-2)  # a stage's heat map is as fine as its tokens are
+    assert list(dict(layers.frozen_scores(job))) == ["1", "2"]
 
 
 def test_maps_of_other_pictures_are_refused(backbones, tmp_path):

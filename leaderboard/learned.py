@@ -25,8 +25,8 @@ from .analyses import (
 )
 from .records import Record
 
-# Every eighth colour of cividis (Nuñez, Anderton & Renslow, PLoS ONE 2018), from 0 to 1.
-CIVIDIS = ("#00224e", "#1d3663", "#434e6c", "#61646f", "#7d7c78", "#9a9376", "#bbad6c", "#dec958", "#fee838")
+# Nine even steps of cividis (Nuñez, Anderton & Renslow, PLoS ONE 2018), from 0 to 1.
+CIVIDIS = ("#00224e", "#1a386f", "#434e6c", "#61656f", "#7d7c78", "#9b9476", "#bcae6c", "#dec958", "#fee838")
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 150, 110, 40, 20, 30  # pixels: of a panel, and around it
 _HEADS = {"distance": "attention distance (px)", "entropy": "attention entropy", "kl": "KL to other heads"}
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmarks.analyze import Pictures, label_of
+from benchmarks.analyze import Pictures
+from benchmarks.errors import RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,27 +25,67 @@ QUERIES = ((0.5, 0.5), (0.25, 0.75))  # (down, right) as shares of the side: the
 MARK = (213, 94, 0)  # vermilion of Okabe & Ito
 
 
-def write(folders: Sequence[Path], pictures: Pictures, output: Path) -> list[Path]:
-    """Two sheets for each backbone folder: ``attention-LABEL.png`` (where it has attention) and ``features-LABEL.png``.
+def queries_of(texts: Sequence[str]) -> tuple[tuple[float, float], ...]:
+    """Queries from "right,down", shares of the side from 0 to 1; none gives :data:`QUERIES`.
 
     Raises:
-        TaskError: a folder is no backbone.
+        RequestError: one of them is something else.
     """
-    from downstream.analysis.probe import load_network
+    found = []
+    for text in texts:
+        try:
+            right, down = (float(part) for part in text.split(","))
+        except ValueError as error:
+            raise RequestError(f"--query {text!r}: two shares of the side, right and down, as 0.5,0.5") from error
+        if not (0 <= right <= 1 and 0 <= down <= 1):
+            raise RequestError(f"--query {text!r}: shares of the side lie between 0 and 1")
+        found.append((down, right))
+    return tuple(found) or QUERIES
 
-    output.mkdir(parents=True, exist_ok=True)
+
+def write(
+    folders: Sequence[Path], pictures: Pictures, output: Path, kinds: Sequence[str] = ("attention", "features"),
+    queries: Sequence[tuple[float, float]] = QUERIES,
+) -> list[Path]:
+    """A sheet of each kind for each backbone folder: ``attention-LABEL.png`` and ``features-LABEL.png``.
+
+    Args:
+        output: a folder; or, for a single sheet, a file that ends in .png.
+
+    Raises:
+        RequestError: a folder is no backbone, its network has no attention to show, or several sheets for one file.
+    """
+    from benchmarks.studies import subject
+    from downstream.analysis.probe import load_network
+    from downstream.task import TaskError
+
+    single = output.suffix == ".png"
+    if single and len(folders) * len(kinds) > 1:
+        raise RequestError(f"--output {output}: {len(folders) * len(kinds)} sheets do not go into one file; name a "
+                           "folder, or one backbone")
+    (output.parent if single else output).mkdir(parents=True, exist_ok=True)
     paths = []
     for folder in folders:
-        net, _, size = load_network(folder)
-        files, label = pictures.files[:ROWS], label_of(folder)
+        label = subject(folder).label
+        try:
+            net, _, size = load_network(folder)
+        except TaskError as error:
+            raise RequestError(str(error)) from error
+        files = pictures.files[:ROWS]
         originals = [pictures.read(path, size) for path in files]
         images = pictures.normalised(files, size)
-        name = re.sub(r"[^\w@.-]+", "-", label)
-        for kind, sheet in (("attention", attention_sheet(net, images, originals, label)),
-                            ("features", feature_sheet(net, images, originals, label))):
-            if sheet is not None:
-                paths.append(output / f"{kind}-{name}.png")
-                sheet.save(paths[-1])
+        for kind in kinds:
+            sheet = (
+                attention_sheet(net, images, originals, label, queries) if kind == "attention"
+                else feature_sheet(net, images, originals, label)
+            )
+            if sheet is None:
+                if len(kinds) == 1:
+                    raise RequestError(f"{label}: a {type(net).__name__} has no attention: take features")
+                continue
+            name = re.sub(r"[^\w@.-]+", "-", label)
+            paths.append(output if single else output / f"{kind}-{name}.png")
+            sheet.save(paths[-1])
     return paths
 
 
@@ -77,7 +118,8 @@ def query_maps(log_attention: Tensor, layout: Layout, query: tuple[float, float]
 
 
 def attention_sheet(
-    net: nn.Module, images: Tensor, originals: Sequence[np.ndarray], title: str
+    net: nn.Module, images: Tensor, originals: Sequence[np.ndarray], title: str,
+    queries: Sequence[tuple[float, float]] = QUERIES,
 ) -> Image.Image | None:
     """A row a picture and query: the picture with the query marked, the mean over heads of chosen layers, and chosen
     heads of the last layer; each map in cividis from 0 to its own maximum. None for a network without attention."""
@@ -86,7 +128,7 @@ def attention_sheet(
     found: dict[tuple[int, int], QueryMaps] = {}
 
     def see(layer: int, log_attention: Tensor, layout: Layout) -> None:
-        for q, query in enumerate(QUERIES):
+        for q, query in enumerate(queries):
             found[layer, q] = query_maps(log_attention, layout, query)
 
     with Probe(net, see) as probe:
@@ -100,7 +142,7 @@ def attention_sheet(
     headings += [f"{names[layers[-1]]}, head {h + 1}" for h in heads]
     rows = []
     for i, picture in enumerate(originals):
-        for q in range(len(QUERIES)):
+        for q in range(len(queries)):
             means = [found[layer, q].maps[i].mean(0) for layer in layers]
             single = [found[layers[-1], q].maps[i, h] for h in heads]
             rows.append([_marked(picture, found[layers[0], q].box), *(_heat(m.numpy()) for m in (*means, *single))])
@@ -165,7 +207,9 @@ def _marked(picture: np.ndarray, box: tuple[float, float, float, float]) -> np.n
     scale = side / picture.shape[0]
     image = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
     left, top, right, bottom = (round(v * scale) for v in box)
-    ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), outline=MARK, width=2)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline="white", width=2)  # seen on any ground
+    draw.rectangle((left, top, right - 1, bottom - 1), outline=MARK, width=2)
     return np.asarray(image)
 
 

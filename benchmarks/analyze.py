@@ -1,23 +1,24 @@
-"""``bench analyze``: finds backbones, analyses each over the same pictures, keeps the result beside its weights."""
+"""``bench analyze``: each backbone over the same pictures, the result kept as a record beside those of its tasks."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import studies
 from benchmarks.data import DataError, central_square, read_picture
 from benchmarks.errors import RequestError
 from benchmarks.plan import digest
 from benchmarks.progress import Reporter
 from benchmarks.suite import Suite
-from leaderboard.analyses import FILE_NAME, SCHEMA
+from leaderboard.analyses import HEADINGS, PROTOCOL, convention, summary_of
+from leaderboard.records import Metric, Record
 from objectives.pictures.source import SUFFIXES
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 BATCH = 32  # pictures; CKA compares pictures within a batch, so it is part of the conventions
 FEWEST = 8  # pictures worth an analysis
-GRAMS = "analysis-grams.npy"  # (batches, layers, n, n) float32: for CKA between backbones
+TASK = "backbone"  # of the record
+GRAMS = "grams.npy"  # (batches, layers, n, n) float32: for CKA between backbones
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,29 +91,6 @@ def suite_pictures(suite: Suite, root: Path, count: int) -> Pictures:
     return choose_pictures((root / folder).resolve(), count, f"{suite.name}: {folder}")
 
 
-def find_backbones(runs: Path, suite: str, objectives: Sequence[str] = ()) -> list[Path]:
-    """Folders with a ``backbone.json`` and weights below ``runs/<suite>``, in the order of their paths.
-
-    Raises:
-        RequestError: there are none.
-    """
-    folders = sorted(path.parent for path in (runs / suite).rglob("backbone.json"))
-    folders = [folder for folder in folders if (folder / "backbone.safetensors").is_file()]
-    if objectives:
-        folders = [f for f in folders if any(p.split("@")[0] in objectives or p in objectives for p in f.parts)]
-    if not folders:
-        what = f" of {', '.join(objectives)}" if objectives else ""
-        raise RequestError(f"no backbone{what} under {runs / suite}; first: bench run --suite {suite}, "
-                           "or name folders by --backbone")
-    return folders
-
-
-def label_of(folder: Path) -> str:
-    """A backbone as a reader knows it: "simmim seed0" of a run, else the folder's name."""
-    folder = folder.resolve()
-    return f"{folder.parent.parent.name} {folder.parent.name}" if folder.name == "pretrain" else folder.name
-
-
 def settings_of(keys: str, entropy: str, kl: str, cka: str, cka_features: str) -> Settings:
     """The settings of those names.
 
@@ -130,8 +109,8 @@ def settings_of(keys: str, entropy: str, kl: str, cka: str, cka_features: str) -
 
 def analyze(
     folders: Iterable[Path], pictures: Pictures, settings: Settings, device: str, overwrite: str, reporter: Reporter,
-) -> list[dict[str, Any]]:
-    """The analyses of the folders, each what stands in its ``analysis.json``, with "folder" added.
+) -> list[Record]:
+    """The analyses of the folders, each the record that stands below ``backbone.analysis``.
 
     An analysis of the same weights, pictures, settings and version is read, not made again, unless ``overwrite`` is
     "always"; with "never" an outdated one is shown as it is.
@@ -139,7 +118,7 @@ def analyze(
     Raises:
         RequestError: a folder is no backbone, or its network cannot be analysed; the others before it are kept.
     """
-    from benchmarks.execute import resolve_device, set_threads, sha256
+    from benchmarks.execute import resolve_device, set_threads
     from downstream.analysis.probe import load_network
     from downstream.analysis.study import VERSION, analyse
     from downstream.task import TaskError
@@ -148,40 +127,49 @@ def analyze(
     device = resolve_device(device)
     found = []
     for folder in folders:
-        label = label_of(folder)
-        reporter.begin(f"analyze {label}")
+        subject = studies.subject(folder)
+        reporter.begin(f"analyze {subject.label}")
         try:
-            net, about, size = load_network(folder)
+            net, _, size = load_network(folder)
         except TaskError as error:
             raise RequestError(str(error)) from error
-        weights = sha256(folder)
-        fingerprint = digest([SCHEMA, VERSION, weights, pictures.fingerprint, size, settings.as_dict(), BATCH])
-        old = _read(folder / FILE_NAME)
-        if old and overwrite != "always" and (overwrite == "never" or old.get("fingerprint") == fingerprint):
-            reporter.say(f"{label}: analysed already")
-            found.append({**old, "folder": str(folder)})
+        fingerprint = digest([VERSION, subject.weights, pictures.fingerprint, size, settings.as_dict(), BATCH])
+        place = subject.place(TASK, PROTOCOL)
+        old = studies.up_to_date(subject, TASK, PROTOCOL, fingerprint, overwrite)
+        if old is not None and (place / GRAMS).is_file():
+            reporter.say(f"{subject.label}: analysed already")
+            found.append(old)
             continue
         started = time.time()
         batch = len(pictures.files) if settings.cka == "exact" else min(BATCH, len(pictures.files))
         try:
-            with _GramFile(folder / GRAMS, len(pictures.files) // batch) as grams:
+            with _GramFile(place / GRAMS, len(pictures.files) // batch) as grams:
                 result = analyse(net, _told(pictures, size, reporter), settings, device, grams.add)
         except (TaskError, DataError) as error:
-            raise RequestError(f"{label}: {error}") from error
-        new = {
-            "schema": SCHEMA, "label": label, "suite": about.get("suite") or "", "seed": about.get("seed"),
-            "objective": about.get("objective") or label, "model": about["model"], "weights": weights,
-            "images": {"count": len(pictures.files), "size": size, "source": pictures.source,
-                       "fingerprint": pictures.fingerprint},
-            "settings": settings.as_dict(), "fingerprint": fingerprint, "device": device,
-            "seconds": round(time.time() - started, 2), **_rounded(result),
-        }
-        temporary = folder / f".{FILE_NAME}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(new, indent=1, allow_nan=False) + "\n")
-        os.replace(temporary, folder / FILE_NAME)
-        reporter.say(f"{label}: {new['seconds']:.1f} s" + (f"; {new['note']}" if new["note"] else ""))
-        found.append({**new, "folder": str(folder)})
+            raise RequestError(f"{subject.label}: {error}") from error
+        images = {"count": len(pictures.files), "size": size, "source": pictures.source}
+        new = studies.write(
+            subject, TASK, PROTOCOL, version=VERSION, metrics=_metrics(result["summary"], settings),
+            details={key: result[key] for key in ("layers", "cka", "note")},
+            config={"settings": settings.as_dict(), "images": images, "batch": BATCH}, fingerprint=fingerprint,
+            data=pictures.fingerprint, device=device, started=started,
+        )
+        note = f"; {result['note']}" if result["note"] else ""
+        reporter.say(f"{subject.label}: {new.cost['seconds']:.1f} s{note}")
+        found.append(new)
     return found
+
+
+def _metrics(summary: Mapping[str, float | None], settings: Settings) -> dict[str, Metric]:
+    """The summary in the schema of records, which asks for a main metric and a direction that an analysis has not."""
+    units = {"attention_distance_last": "px", "attention_distance_mean": "px",
+             "attention_entropy_last": settings.convention.entropy, "head_kl_last3": settings.convention.entropy}
+    known = {name: value for name, value in summary.items() if value is not None}
+    return {
+        name: {"value": studies.rounded(value), "higher_is_better": False, "unit": units.get(name, ""),
+               "main": i == 0, "low": None, "high": None}
+        for i, (name, value) in enumerate(known.items())
+    }
 
 
 def _told(pictures: Pictures, size: int, reporter: Reporter) -> Iterator[Tensor]:
@@ -190,24 +178,6 @@ def _told(pictures: Pictures, size: int, reporter: Reporter) -> Iterator[Tensor]
         yield images
         done += len(images)
         reporter.report("pictures", done, len(pictures.files))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    known = isinstance(found, dict) and found.get("schema") == SCHEMA and (path.parent / GRAMS).is_file()
-    return found if known else None
-
-
-def _rounded(value: Any) -> Any:
-    """Seven digits of every number: more than float32 sums hold, and files that a reader can compare."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 class _GramFile:
@@ -226,6 +196,7 @@ class _GramFile:
         import numpy as np
 
         if self.array is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             shape = (self.batches, *grams.shape)
             self.array = np.lib.format.open_memmap(self.temporary, mode="w+", dtype=np.float32, shape=shape)
         self.array[self.done] = grams.numpy()
@@ -242,15 +213,16 @@ class _GramFile:
             self.temporary.unlink(missing_ok=True)
 
 
-def comparable(a: dict[str, Any], b: dict[str, Any]) -> bool:
+def comparable(a: Record, b: Record) -> bool:
     """Whether CKA between two analyses has a meaning: the same pictures in the same batches, the same settings.
 
     Sides in pixels may differ: a backbone sees a picture at its own size.
     """
-    return a["images"]["fingerprint"] == b["images"]["fingerprint"] and a["settings"] == b["settings"]
+    same = a.fingerprints["data"] == b.fingerprints["data"] and a.config["settings"] == b.config["settings"]
+    return same and all((record.path.parent / GRAMS).is_file() for record in (a, b) if record.path)
 
 
-def cka_between(a: dict[str, Any], b: dict[str, Any]) -> list[list[float | None]]:
+def cka_between(a: Record, b: Record) -> list[list[float | None]]:
     """CKA of every layer of ``a`` (rows) with every layer of ``b``, from their Gram files, a batch at a time."""
     import numpy as np
     import torch
@@ -258,62 +230,35 @@ def cka_between(a: dict[str, Any], b: dict[str, Any]) -> list[list[float | None]
     from downstream.analysis.attention import Convention
     from downstream.analysis.study import Settings, cross_cka
 
-    files = [np.load(Path(analysis["folder"]) / GRAMS, mmap_mode="r") for analysis in (a, b)]
-    settings = Settings(Convention(**a["settings"]["convention"]), a["settings"]["cka_features"], a["settings"]["cka"])
+    files = [np.load(record.path.parent / GRAMS, mmap_mode="r") for record in (a, b) if record.path]
+    chosen = a.config["settings"]
+    settings = Settings(Convention(**chosen["convention"]), chosen["cka_features"], chosen["cka"])
     pairs = ((torch.from_numpy(k.astype(np.float64)), torch.from_numpy(m.astype(np.float64)))
              for k, m in zip(*files, strict=True))
     return cross_cka(pairs, settings)
 
 
-def brief(analysis: dict[str, Any]) -> dict[str, Any]:
+def brief(record: Record) -> dict[str, Any]:
     """An analysis for programs: what it is of, by which conventions, and its summary."""
-    names = ("label", "folder", "suite", "objective", "seed", "model", "weights", "images", "note", "summary")
-    return {**{name: analysis[name] for name in names}, "conventions": analysis["settings"]["name"]}
+    names = ("suite", "objective", "variant", "budget", "seed")
+    return {
+        **{name: getattr(record, name) for name in names}, "model": record.backbone,
+        "weights": record.fingerprints["backbone"], "images": record.config["images"],
+        "conventions": convention(record), "note": (record.details or {})["note"], "summary": summary_of(record),
+        "file": str(record.path),
+    }
 
 
-HEADINGS = {
-    "attention_distance_last": "distance, last (px)", "attention_distance_mean": "distance, mean (px)",
-    "attention_distance_relative": "of uniform", "attention_entropy_last": "entropy, last",
-    "head_kl_last3": "head KL, last 3", "effective_rank_last": "rank, last", "variance_within_last": "within, last",
-    "high_frequency_share_last": "high freq., last",
-}
-
-
-def table(analyses: Sequence[dict[str, Any]]) -> str:
+def table(analyses: Sequence[Record]) -> str:
     """A row a backbone; the conventions below, and a line for each backbone to which something does not apply."""
     from tabulate import tabulate
 
-    rows = [[a["label"], a["model"], *(a["summary"].get(name) for name in HEADINGS)] for a in analyses]
+    names = [f"{a.objective} ({a.budget}) seed{a.seed}" for a in analyses]
+    rows = [[name, a.backbone, *summary_of(a).values()] for name, a in zip(names, analyses, strict=True)]
     text = tabulate(rows, headers=["backbone", "model", *HEADINGS.values()], floatfmt=".3f", missingval="–")
-    lines = [f"conventions: {name}" for name in sorted({a["settings"]["name"] for a in analyses})]
-    sources = {(a["images"]["count"], a["images"]["source"]) for a in analyses}
+    lines = [f"conventions: {name}" for name in sorted({convention(a) for a in analyses})]
+    sources = {(a.config["images"]["count"], a.config["images"]["source"]) for a in analyses}
     lines += [f"pictures: {count} of {source}" for count, source in sorted(sources)]
-    lines += [f"{a['label']}: {a['note']}" for a in analyses if a["note"]]
+    noted = [(name, (a.details or {})["note"]) for name, a in zip(names, analyses, strict=True)]
+    lines += [f"{name}: {note}" for name, note in noted if note]
     return "\n".join([text, "", *lines])
-
-
-def correlations(runs: Sequence[Path], records: Sequence[Path], suite: str) -> list[dict[str, Any]]:
-    """Spearman's ρ of every number with every task, over the objectives of a suite (see ``leaderboard.analyses``)."""
-    from leaderboard.analyses import correlate, read_analyses
-    from leaderboard.records import read_records
-
-    mine = [analysis for analysis in read_analyses(runs) if analysis.suite == suite]
-    found = correlate(mine, read_records(records)[0], suite)
-    return [
-        {"number": c.number, "column": c.column, "rho": c.rho, "p": c.p, "objectives": list(c.objectives)}
-        for c in found
-    ]
-
-
-def correlation_table(found: Sequence[dict[str, Any]]) -> str:
-    """Numbers by columns: "ρ (p)"; above 0 where more of the number goes with a better score."""
-    from tabulate import tabulate
-
-    if not found:
-        return "correlations: fewer than 3 objectives have both an analysis and a score of the same weights"
-    columns = list(dict.fromkeys(c["column"] for c in found))
-    cells = {(c["number"], c["column"]): "–" if c["rho"] is None else f"{c['rho']:+.2f} ({c['p']:.2f})" for c in found}
-    numbers = [name for name in HEADINGS if any(c["number"] == name for c in found)]
-    rows = [[HEADINGS[name], *(cells.get((name, column), "–") for column in columns)] for name in numbers]
-    most = max(len(c["objectives"]) for c in found)
-    return tabulate(rows, headers=[f"Spearman ρ (p), up to {most} objectives", *columns], disable_numparse=True)

@@ -1,7 +1,7 @@
-"""Writes the generated parts of README.md, docs/leaderboard.html and docs/figures, from committed records:
-``python docs/make.py``; ``--check`` only compares.
+"""Writes the generated parts of README.md, docs/leaderboard.html, docs/dark-secrets.md and docs/figures, from committed
+records: ``python docs/make.py``; ``--check`` only compares.
 
-``--collect RUNS`` first copies the records, logs and sheets of pictures of a runs folder (never weights) to
+``--collect RUNS`` first copies the records, analyses, logs and sheets of pictures of a runs folder (never weights) to
 ``leaderboard/records``.
 ``--backbones`` also tries every objective on every kind of backbone (a minute) and writes docs/backbones.md.
 ``--flops`` also counts the arithmetic of every objective on the suites' backbones (a minute) and writes
@@ -20,10 +20,11 @@ from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.suite import declared_settings
-from leaderboard import figures
+from leaderboard import claims, figures
+from leaderboard.analyses import read_analyses
 from leaderboard.cost import ARITHMETIC, arithmetic_key
 from leaderboard.page import PICTURE, page
-from leaderboard.records import read_records
+from leaderboard.records import ANALYSIS, read_records
 from leaderboard.render import render
 from leaderboard.table import Table, build
 from objectives.recipe import recipes
@@ -33,9 +34,10 @@ PARTS = {"board": "embedded", "mini": "mini"}  # name of the part -> suite
 
 
 PAGE = ROOT / "docs" / "leaderboard.html"
+SECRETS = ROOT / "docs" / "dark-secrets.md"
 RECORDS = ROOT / "leaderboard" / "records"
 FIGURES = ROOT / "docs" / "figures"
-KEPT = ("result.json", "log.jsonl", "backbone.json", f"{PICTURE}.webp")
+KEPT = ("result.json", "log.jsonl", "backbone.json", ANALYSIS, f"{PICTURE}.webp")
 
 
 def collect(runs: Path) -> None:
@@ -110,7 +112,13 @@ def arithmetic() -> str:
 
 def html() -> str:
     """All suites as one page."""
-    return page([made for suite in PARTS.values() if (made := built(suite)) is not None])
+    made = [made for suite in PARTS.values() if (made := built(suite)) is not None]
+    return page(made, analyses=read_analyses([RECORDS]))
+
+
+def secrets() -> str:
+    """The claims about masked image modelling held against the records, as markdown."""
+    return claims.document(read_records([RECORDS])[0], read_analyses([RECORDS]), list(PARTS.values()))
 
 
 def objectives() -> str:
@@ -143,16 +151,14 @@ def main() -> int:
     if "--flops" in sys.argv:
         ARITHMETIC.write_text(arithmetic(), encoding="utf-8")
     path = ROOT / "README.md"
-    files = {PAGE: html()} | {FIGURES / n: svg for suite in PARTS.values() for n, (_, svg) in drawings(suite).items()}
-    old = path.read_text(encoding="utf-8")
-    new = written(old)
-    stale = set(FIGURES.glob("*.svg")) - set(files)
+    drawn = {FIGURES / n: svg for suite in PARTS.values() for n, (_, svg) in drawings(suite).items()}
+    made = {path: written(path.read_text(encoding="utf-8")), PAGE: html(), SECRETS: secrets(), **drawn}
+    stale = set(FIGURES.glob("*.svg")) - set(drawn)
     if "--check" in sys.argv:
-        differ = [f for f, text in files.items() if not f.is_file() or f.read_text(encoding="utf-8") != text]
-        return int(old != new or bool(differ) or bool(stale))
-    path.write_text(new, encoding="utf-8")
+        differ = [f for f, text in made.items() if not f.is_file() or f.read_text(encoding="utf-8") != text]
+        return int(bool(differ) or bool(stale))
     FIGURES.mkdir(exist_ok=True)
-    for file, text in files.items():
+    for file, text in made.items():
         file.write_text(text, encoding="utf-8")
     for file in stale:
         file.unlink()

@@ -158,7 +158,7 @@ class TimmBackbone(BaseModule):
         self.patch = self.net.patch_embed.patch_size[0]
         if patch_padding:
             self.net.patch_embed.proj.padding = (patch_padding, patch_padding)
-        self.stride = self.patch if self.is_vit else self.patch * 2 ** (count - 1)
+        self.stride = self.patch if self.is_vit else self.patch * 2 ** self.out_indices[-1]
         reductions = [info["num_chs"] for info in self.net.feature_info]
         self.channels = tuple(reductions[index] for index in self.out_indices)
         self.frozen = frozen

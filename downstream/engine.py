@@ -104,8 +104,9 @@ def settings(job: Job, **defaults: Any) -> dict[str, Any]:
 def backbone(job: Job, chosen: dict[str, Any]) -> dict[str, Any]:
     """The model's backbone, frozen or not as the protocol says."""
     frozen = job.protocol != "finetune"
+    shared = {} if job.maps is None else {"type": "mmengine.LayerBackbone", "maps": job.maps}
     return {
-        "type": "mmengine.TimmBackbone", "folder": str(job.backbone), "out_indices": chosen["out_indices"],
+        "type": "mmengine.TimmBackbone", **shared, "folder": str(job.backbone), "out_indices": chosen["out_indices"],
         "frozen": frozen, "input_size": chosen["input_size"],
         "drop_path_rate": 0.0 if frozen else chosen["drop_path_rate"],
     }

@@ -65,6 +65,7 @@ class Job:
     device: str
     work_dir: Path  # exists; logs and temporary files go here
     progress: Progress = field(default=lambda stage, done, total: None)
+    maps: Any = None  # downstream.layers.LayerMaps: the backbone's maps, shared with the jobs of its other layers
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@
 ``records``         what one cell found, written and read as ``result.json``
 ``statistics``      mean and 95 % interval over seeds, ranks
 ``table``           records to one model of the table, where every number is rounded and worded once
+``analyses``        what is known of backbones beside their scores, written as ``analysis.json``; correlations
+``learned``         that as a part of the HTML page
+``claims``          that held against the claims of a paper: ``docs/dark-secrets.md``
 ``render``          that model as markdown, CSV, JSON, LaTeX, HTML, or on a terminal
 ==================  =================================================================================================
 

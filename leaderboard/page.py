@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import figures
+from .learned import section
 from .page_parts import SCRIPT, STYLE, TEMPLATE
 from .published import HEADS, Beside, legend, lines
 from .records import Record
@@ -40,14 +41,18 @@ class _Part(NamedTuple):
 
     table: Table
     blocks: list[_Block]
+    learned: str  # HTML
 
 
-def page(table: Table | Sequence[Table], published: list[Beside] | None = None) -> str:
+def page(
+    table: Table | Sequence[Table], published: list[Beside] | None = None, analyses: Sequence[Record] = ()
+) -> str:
     """The whole file, as text.
 
     Args:
         table: one suite's table, or those of several suites in the order they are to be shown.
         published: published numbers to show beside ours; None leaves that part out, an empty list says there are none.
+        analyses: what is known of the backbones beside their scores, as from ``read_analyses``.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -62,7 +67,7 @@ def page(table: Table | Sequence[Table], published: list[Beside] | None = None) 
     runs = sum(len(row.runs) for one in tables for row in one.rows)
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
     return template.render(
-        parts=[_part(number, one) for number, one in enumerate(tables, 1)], filters=filters,
+        parts=[_part(number, one, analyses) for number, one in enumerate(tables, 1)], filters=filters,
         title=", ".join(one.suite for one in tables if one.suite) or "no records",
         counts=f"{rows:,} row{'s' * (rows != 1)}, {runs:,} record{'s' * (runs != 1)}.",
         classes={1: " best", 2: " second"}, style=STYLE, script=SCRIPT, cost_of_a_seed=figures.COST_OF_A_SEED,
@@ -76,14 +81,15 @@ def _once(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _part(number: int, table: Table) -> _Part:
+def _part(number: int, table: Table, analyses: Sequence[Record]) -> _Part:
     blocks = []
     for place, group in enumerate(table.groups or (Group("", ()),), 1):
         drawn = [(c, figures.bars(group.rows, c), figures.pareto(group.rows, c)) for c in table.columns]
         rows = [(row, _runs(row), f"row-{number}-{place}-{i}") for i, row in enumerate(group.rows, 1)]
         width = len(group.left_heads) + len(table.columns) + len(group.right_heads)
         blocks.append(_Block(group, rows, [part for part in drawn if part[1]], width))
-    return _Part(table, blocks)
+    learned = section(analyses, [run for row in table.rows for run in row.runs], table.suite) if analyses else ""
+    return _Part(table, blocks, learned)
 
 
 def _runs(row: Row) -> dict[str, Any]:

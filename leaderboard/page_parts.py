@@ -341,6 +341,7 @@ Cost: {{ cost_of_a_seed }}; filled points are on the front: no other row is both
 {%- endfor %}
 </ol>
 {%- endif %}
+{{- part.learned | safe }}
 </section>
 {%- endfor %}
 {%- if published is not none %}

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, TypedDict
 
 SCHEMA = 1
 FILE_NAME = "result.json"
+ANALYSIS = "analysis.json"  # a record that describes a backbone: of this schema, never in a ranked table
 STATUSES = ("ok", "failed", "skipped")
 
 _MAX_BYTES = 256 * 2**20  # far above any record with per-item scores; keeps a stray huge file out of memory
@@ -118,6 +119,7 @@ class Record:
     finished: str
     items: dict[str, list[float]] | None = None  # metric -> one score per test item, in order
     chosen: dict[str, Any] | None = None  # what a part cut from the training data chose: learning rate, layer, k, …
+    details: dict[str, Any] | None = None  # of an analysis: what was found, layer by layer
     schema: int = SCHEMA
     digest: str = ""
     path: ClassVar[Path | None] = None  # no field: the file that this one was read from, where it was
@@ -161,7 +163,7 @@ class Record:
 
 
 _FIELDS = {field.name: field for field in fields(Record)}
-_OPTIONAL = ("items", "chosen")  # left out where they are None
+_OPTIONAL = ("items", "chosen", "details")  # left out where they are None
 _REQUIRED = tuple(name for name in _FIELDS if name not in _OPTIONAL)
 
 
@@ -184,8 +186,8 @@ def checked(record: Record) -> Record:
         raise RecordError(f"the result of {name} is not a valid record: {_one_line(error)}") from error
 
 
-def write_record(folder: Path, record: Record) -> Path:
-    """Write ``folder/result.json`` (the folder is made when missing) and return its path.
+def write_record(folder: Path, record: Record, file_name: str = FILE_NAME) -> Path:
+    """Write ``folder/result.json``, or ``file_name`` there (the folder is made when missing), and return its path.
 
     The file appears whole or not at all, and is on the disk when this returns.
 
@@ -196,9 +198,9 @@ def write_record(folder: Path, record: Record) -> Path:
     payload = {name: getattr(record, name) for name in sorted(_FIELDS)}
     payload = {name: value for name, value in payload.items() if value is not None or name not in _OPTIONAL}
     text = json.dumps(payload, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    path = folder / FILE_NAME
+    path = folder / file_name
     # A name of its own for every writer: two processes on the same cell must not write into one temporary file.
-    temporary = folder / f".{FILE_NAME}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = folder / f".{file_name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -275,7 +277,9 @@ def parse_record(content: bytes, path: Path) -> Record:
         raise InvalidRecord(path, _one_line(error), _claimed_cell(payload)) from error
 
 
-def read_records(roots: Sequence[Path]) -> tuple[list[Record], list[InvalidRecord]]:
+def read_records(
+    roots: Sequence[Path], file_name: str = FILE_NAME
+) -> tuple[list[Record], list[InvalidRecord]]:
     """Every record below the folders, in the order of their paths, and what is wrong with the others.
 
     A cell found more than once counts once where the results are the same (:func:`same_result`); a number takes
@@ -292,7 +296,7 @@ def read_records(roots: Sequence[Path]) -> tuple[list[Record], list[InvalidRecor
         for root in roots:
             if not root.is_dir():
                 raise RecordError(f"no folder {root}; run something first or name another folder of runs")
-            for path in _find(root, invalid):
+            for path in _find(root, invalid, file_name):
                 if (file := _file(path)) in seen:  # one root may lie inside another
                     continue
                 seen.add(file)
@@ -329,7 +333,7 @@ def _file(path: Path) -> object:
     return (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
 
 
-def _find(root: Path, invalid: list[InvalidRecord]) -> Iterator[Path]:
+def _find(root: Path, invalid: list[InvalidRecord], file_name: str) -> Iterator[Path]:
     """Paths of records below ``root``, sorted; folders that cannot be listed go to ``invalid``."""
     folders = [root]
     while folders:
@@ -343,8 +347,8 @@ def _find(root: Path, invalid: list[InvalidRecord]) -> Iterator[Path]:
         # Links to folders are not followed: they may lead in a circle.
         below = [e.name for e in found if e.is_dir(follow_symlinks=False) and e.name not in _SKIPPED_FOLDERS]
         folders += [folder / name for name in reversed(below)]
-        if any(entry.name == FILE_NAME and not entry.is_dir() for entry in found):
-            yield folder / FILE_NAME
+        if any(entry.name == file_name and not entry.is_dir() for entry in found):
+            yield folder / file_name
 
 
 def _merge(records: list[tuple[Path, Record]], invalid: list[InvalidRecord]) -> list[Record]:
@@ -451,6 +455,7 @@ def _check_outcome(record: Record) -> None:
             _number(score, f"an item of {_show(name)}")
     for name in _mapping({} if record.chosen is None else record.chosen, "chosen"):
         _name(name, "name in chosen")
+    _mapping({} if record.details is None else record.details, "details")
 
 
 def _check_metric(name: str, metric: Any) -> None:

@@ -25,10 +25,14 @@ def leaderboard(
     output_format: TableFormat = "terminal",
     output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
     published: Annotated[bool, typer.Option("--published", help="Add published numbers on the same data.")] = False,
+    analyses: Annotated[
+        bool, typer.Option("--analyses", help="Print analyses beside the scores instead, with correlations (markdown).")
+    ] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="Print the tested pairs of rows instead (markdown).")] = False,
 ) -> None:
     """Print the table of a suite from records."""
     from benchmarks.suite import declared_settings
+    from leaderboard.analyses import read_analyses
     from leaderboard.records import read_records
     from leaderboard.render import comparisons
     from leaderboard.table import build
@@ -41,16 +45,22 @@ def leaderboard(
     if suite == "all":
         if output_format != "html":
             raise RequestError("--suite all makes one page of all suites: add --format html, or name one suite")
-        deliver(_page_of_suites(records, invalid), output)
+        deliver(_page_of_suites(records, invalid, read_analyses(folders)), output)
         return
     mine = [record for record in records if record.suite == suite]
     if not mine and records:
         raise unknown("records of suite", suite, {record.suite for record in records})
     table = build(mine, invalid, suite=suite, declared=declared_settings)
-    if pairs:
+    if analyses:
+        deliver(_analysed(folders, mine, suite), output)
+    elif pairs:
         deliver(comparisons(table), output)
     elif published:
         _show_published(table, output_format, output)
+    elif output_format == "html":
+        from leaderboard.page import page
+
+        deliver(page(table, analyses=read_analyses(folders)), output)
     else:
         show(table, output_format, output)
 
@@ -89,14 +99,32 @@ def _show_published(table: Table, output_format: str, output: Path | None) -> No
         deliver(render(table, style) + "\n" + published.text(table, found, style), output)
 
 
-def _page_of_suites(records: Sequence[Record], invalid: Sequence[InvalidRecord]) -> str:
+def _analysed(folders: Sequence[Path], records: Sequence[Record], suite: str) -> str:
+    """What analyses of the suite's backbones found, beside their scores, as markdown.
+
+    Raises:
+        RequestError: there are none.
+    """
+    from leaderboard.analyses import convention, correlate, correlation_table, read_analyses, studied, summary_table
+
+    mine = [analysis for analysis in read_analyses(folders) if analysis.suite == suite]
+    rows = studied(mine)
+    if not rows:
+        raise RequestError(f"no backbone of suite {suite} was analysed there; first: bench analyze --suite {suite}")
+    parts = [summary_table(rows, records, "pipe"), correlation_table(correlate(mine, records, suite), "pipe")]
+    return "\n\n".join([*parts, convention(rows[0].records[0])]) + "\n"
+
+
+def _page_of_suites(
+    records: Sequence[Record], invalid: Sequence[InvalidRecord], analyses: Sequence[Record]
+) -> str:
     from benchmarks.suite import declared_settings
     from leaderboard.page import page
     from leaderboard.table import build
 
     suites = sorted({r.suite for r in records} | {e.cell.suite for e in invalid if e.cell is not None})
     tables = [build(records, invalid, suite=name, declared=declared_settings) for name in suites]
-    return page(tables or build([], invalid))
+    return page(tables or build([], invalid), analyses=analyses)
 
 
 def _style(output_format: str) -> str:

@@ -176,21 +176,24 @@ def summary(layers: list[dict[str, Any]]) -> dict[str, float | None]:
 
     ``attention_distance_last`` and ``attention_distance_mean`` (over all layers), in pixels;
     ``attention_distance_relative``: mean over layers of the distance as a share of that of evenly spread attention,
-    to compare sizes; ``attention_entropy_last``; ``head_kl_last3``: mean of the last three layers;
+    to compare sizes; ``attention_distance_relative_last3``: that of the last three layers;
+    ``attention_entropy_last``; ``head_kl_last3``: mean of the last three layers;
     ``effective_rank_last``; ``variance_within_last``; ``high_frequency_share_last``.
     """
     heads = [layer["heads"] for layer in layers if layer["heads"]]
     last = layers[-1]
     numbers: dict[str, float | None] = dict.fromkeys(
         ("attention_distance_last", "attention_distance_mean", "attention_distance_relative",
-         "attention_entropy_last", "head_kl_last3")
+         "attention_distance_relative_last3", "attention_entropy_last", "head_kl_last3")
     )
     if heads:
         distances = [_mean(h["distance"]) for h in heads]
         shares = [d / h["uniform_distance"] for d, h in zip(distances, heads, strict=True) if h["uniform_distance"]]
         numbers |= {
             "attention_distance_last": distances[-1], "attention_distance_mean": _mean(distances),
-            "attention_distance_relative": _mean(shares), "attention_entropy_last": _mean(heads[-1]["entropy"]),
+            "attention_distance_relative": _mean(shares),
+            "attention_distance_relative_last3": _mean(shares[-SEVERAL:]),
+            "attention_entropy_last": _mean(heads[-1]["entropy"]),
             "head_kl_last3": _mean([_mean(h["kl"]) for h in heads[-SEVERAL:]]),
         }
     return numbers | {

@@ -12,12 +12,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks import analysis_figures, analysis_sheets
+from benchmarks import analysis_figures, analysis_sheets, studies
 from benchmarks import analyze as analyses
 from benchmarks.errors import RequestError
+from benchmarks.plan import digest
 from benchmarks.progress import Reporter
 from benchmarks.suite import get
 from downstream.analysis.probe import Layout
+from leaderboard.analyses import summary_of
+from leaderboard.records import read_record
 
 VIT = ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2})
 SWIN = ("swinv2_tiny_window8_256", {
@@ -53,7 +56,7 @@ def world(tmp_path_factory):
 def analysed(world, overwrite="only-missing", count=36, **settings):
     chosen = analyses.choose_pictures(world[1], count, "noise")
     words = {"keys": "renormalised", "entropy": "nats", "kl": "others", "cka": "minibatch", "cka_features": "tokens"}
-    folders = analyses.find_backbones(world[0], "embedded")
+    folders = studies.find_backbones(world[0], "embedded")
     return analyses.analyze(folders, chosen, analyses.settings_of(**(words | settings)), "cpu", overwrite, Reporter())
 
 
@@ -62,59 +65,97 @@ def found(world):
     return analysed(world)
 
 
-def test_every_backbone_gets_a_file_beside_it(world, found):
-    assert [a["label"] for a in found] == ["mae seed0", "simmim seed0", "supervised seed0"]
+def test_every_backbone_gets_a_record_beside_those_of_its_tasks(world, found):
+    assert [(a.objective, a.budget, a.seed) for a in found] == [
+        ("mae", "default", 0), ("simmim", "default", 0), ("supervised", "default", 0)]
     for analysis in found:
-        folder = world[0] / "embedded" / analysis["objective"] / "seed0" / "pretrain"
-        kept = json.loads((folder / "analysis.json").read_text())
-        assert {**kept, "folder": str(folder)} == analysis
-        assert not list(folder.glob(".*"))
+        folder = world[0] / "embedded" / analysis.objective / "seed0" / "backbone.analysis"
+        assert read_record(folder / "analysis.json") == analysis
+        assert sorted(path.name for path in folder.iterdir()) == ["analysis.json", "grams.npy"]
+        assert analysis.fingerprints["backbone"]
     conv, vit, swin = found
-    assert conv["note"].startswith("no attention")
-    assert [len(layer["heads"]["distance"]) for layer in vit["layers"]] == [2, 2, 2]
-    assert [len(layer["heads"]["distance"]) for layer in swin["layers"]] == [2, 2, 4, 4]
-    assert (vit["images"]["size"], swin["images"]["size"]) == (32, 64)
+    assert conv.details["note"].startswith("no attention")
+    assert conv.main_metric[0] == "effective_rank_last"
+    assert summary_of(conv)["attention_distance_last"] is None
+    assert vit.main_metric[0] == "attention_distance_last"
+    assert vit.metrics["attention_distance_last"]["unit"] == "px"
+    assert [len(layer["heads"]["distance"]) for layer in vit.details["layers"]] == [2, 2, 2]
+    assert [len(layer["heads"]["distance"]) for layer in swin.details["layers"]] == [2, 2, 4, 4]
+    assert (vit.config["images"]["size"], swin.config["images"]["size"]) == (32, 64)
     text = analyses.table(found)
     assert "conventions: keys renormalised, nats" in text
-    assert "mae seed0: no attention" in text
+    assert "mae (default) seed0: no attention" in text
     assert "36 of noise" in text
 
 
-def test_up_to_date_analyses_are_kept_and_outdated_ones_made_again(world, tmp_path, capsys):
+def test_whose_row_a_backbone_is(tmp_path, tiny_record):
+    runs = tmp_path / "runs"
+    long = write_backbone(runs / "embedded" / f"mae@{digest({'budget': 'long'})[:8]}" / "seed1" / "pretrain", VIT,
+                          objective="mae", suite="embedded", seed=1)
+    found = studies.subject(long)
+    assert (found.objective, found.budget, found.variant, found.seed) == ("mae", "long", {}, 1)
+    assert found.label == "mae (long) seed1"
+    other = write_backbone(runs / "embedded" / "mae@12345678" / "seed0" / "pretrain", VIT, objective="mae",
+                           suite="embedded", seed=0)
+    assert studies.subject(other).variant == {"folder": "mae@12345678"}
+    tiny_record(other, variant={"optimiser.lr": 1.0}, budget="default")
+    assert studies.subject(other).variant == {"optimiser.lr": 1.0}
+    alone = write_backbone(tmp_path / "mine", VIT)
+    found = studies.subject(alone)
+    assert (found.objective, found.seed) == ("mine", 0)
+    assert found.place("backbone", "analysis") == alone.resolve() / "backbone.analysis"
+
+
+@pytest.fixture
+def tiny_record():
+    """``make(folder, …)``: a task record of the backbone in ``folder``, beside it, from a committed one."""
+    from dataclasses import replace
+
+    from benchmarks.execute import sha256
+    from benchmarks.options import COMMITTED
+    from leaderboard.records import write_record
+
+    def make(folder, **changes):
+        record = read_record(sorted(COMMITTED.glob("embedded/mae*/seed0/depth.frozen/result.json"))[0])
+        prints = {**record.fingerprints, "backbone": sha256(folder)}
+        write_record(folder.parent / "depth.frozen", replace(record, fingerprints=prints, **changes))
+
+    return make
+
+
+def test_up_to_date_analyses_are_kept_and_outdated_ones_made_again(world, tmp_path):
     runs = tmp_path / "runs"
     folder = write_backbone(runs / "embedded" / "simmim" / "seed0" / "pretrain", VIT, input_size=32)
+    path = folder.parent / "backbone.analysis" / "analysis.json"
 
     def again(**more):
-        before = (folder / "analysis.json").stat().st_mtime_ns if (folder / "analysis.json").exists() else 0
+        before = path.stat().st_mtime_ns if path.exists() else 0
         result = analysed((runs, world[1]), **more)[0]
-        return result, (folder / "analysis.json").stat().st_mtime_ns != before
+        return result, path.stat().st_mtime_ns != before
 
     first, written = again()
     assert written
     assert again() == (first, False)
     assert again(entropy="bits")[1]
     assert not again(overwrite="never")[1]
-    assert again()[1]
     assert again(count=20)[1]
-    assert again()[1]
     write_backbone(folder, VIT, seed=1, input_size=32)
     second, written = again()
     assert written
-    assert second["weights"] != first["weights"]
-    (folder / "analysis-grams.npy").unlink()
+    assert second.fingerprints["backbone"] != first.fingerprints["backbone"]
+    path.with_name("grams.npy").unlink()
     assert again()[1]
-    (folder / "analysis.json").write_text("{")
+    path.write_text("{")
     assert again()[1]
 
 
 def test_between_backbones_of_unlike_kinds(found):
     _, vit, swin = found
     assert analyses.comparable(vit, swin)
-    assert not analyses.comparable(vit, {**swin, "settings": {}})
     values = analyses.cka_between(vit, swin)
     assert (len(values), len(values[0])) == (3, 4)
     own = analyses.cka_between(vit, vit)
-    assert np.array(own) == pytest.approx(np.array(vit["cka"]), abs=1e-4)
+    assert np.array(own) == pytest.approx(np.array(vit.details["cka"]), abs=1e-4)
 
 
 def test_figures_hold_a_dot_a_head(found, tmp_path):
@@ -124,9 +165,9 @@ def test_figures_hold_a_dot_a_head(found, tmp_path):
     for path in paths[::2]:
         assert Image.open(path).width > 300
     svg = (tmp_path / "attention-distance.svg").read_text()
-    assert "simmim seed0" in svg
-    assert "mae seed0" not in svg  # no attention, no panel
-    assert "mae seed0" in (tmp_path / "features.svg").read_text()
+    assert "simmim" in svg
+    assert "mae" not in svg  # no attention, no panel
+    assert "mae" in (tmp_path / "features.svg").read_text()
     assert analysis_figures.draw(found, tmp_path / "again")
     assert (tmp_path / "again" / "cka.svg").read_text() == (tmp_path / "cka.svg").read_text()
 
@@ -140,8 +181,25 @@ def test_colours_differ_in_grey():
     assert len(set(analysis_figures.MARKERS)) == len(analysis_figures.COLOURS)
 
 
+def test_one_sheet_and_chosen_queries(world, tmp_path):
+    chosen = analyses.choose_pictures(world[1], 8, "noise")
+    mae, simmim, _ = studies.find_backbones(world[0], "embedded")
+    queries = analysis_sheets.queries_of(["0.9,0.1"])
+    assert queries == ((0.1, 0.9),)
+    path = tmp_path / "one.png"
+    assert analysis_sheets.write([simmim], chosen, path, ["attention"], queries) == [path]
+    assert Image.open(path).size == ((1 + 3 + 2) * 132 + 4, 32 + 4 * 132 + 4)
+    with pytest.raises(RequestError, match="ConvNeXt has no attention"):
+        analysis_sheets.write([mae], chosen, tmp_path, ["attention"])
+    with pytest.raises(RequestError, match="2 sheets do not go into one file"):
+        analysis_sheets.write([mae, simmim], chosen, path, ["features"])
+    for text in ("0.5", "a,b", "2,0"):
+        with pytest.raises(RequestError, match="--query"):
+            analysis_sheets.queries_of([text])
+
+
 def test_sheets(world, tmp_path):
-    folders = analyses.find_backbones(world[0], "embedded")
+    folders = studies.find_backbones(world[0], "embedded")
     paths = analysis_sheets.write(folders, analyses.choose_pictures(world[1], 8, "noise"), tmp_path)
     assert [p.name for p in paths] == [
         "features-mae-seed0.png", "attention-simmim-seed0.png", "features-simmim-seed0.png",
@@ -206,8 +264,8 @@ def test_a_suites_pictures_are_held_out(tmp_path):
 
 def test_requests_that_are_wrong(world, tmp_path):
     with pytest.raises(RequestError, match="no backbone of dino"):
-        analyses.find_backbones(world[0], "embedded", ["dino"])
-    assert [f.parent.parent.name for f in analyses.find_backbones(world[0], "embedded", ["mae"])] == ["mae"]
+        studies.find_backbones(world[0], "embedded", ["dino"])
+    assert [f.parent.parent.name for f in studies.find_backbones(world[0], "embedded", ["mae"])] == ["mae"]
     with pytest.raises(RequestError, match="nits"):
         analysed(world, entropy="nits")
     settings = analyses.settings_of("renormalised", "nats", "others", "minibatch", "tokens")
@@ -230,15 +288,8 @@ def test_a_damaged_picture_leaves_no_half_analysis(world, tmp_path):
     settings = analyses.settings_of("renormalised", "nats", "others", "minibatch", "tokens")
     with pytest.raises(RequestError, match=r"damaged\.png"):
         analyses.analyze([folder], bad, settings, "cpu", "always", Reporter())
-    assert sorted(path.name for path in folder.iterdir()) == ["backbone.json", "backbone.safetensors"]
-
-
-def test_correlations_as_a_table():
-    row = {"number": "attention_distance_last", "column": "depth.frozen", "rho": -0.5, "p": 0.25, "objectives": ["a"]}
-    text = analyses.correlation_table([row, {**row, "column": "pose.frozen", "rho": None, "p": None}])
-    assert "-0.50 (0.25)" in text
-    assert "pose.frozen" in text
-    assert "fewer than 3" in analyses.correlation_table([])
+    assert not list(folder.rglob("*.tmp"))
+    assert not list(folder.rglob("analysis.json"))
 
 
 def bench(*arguments):
@@ -258,9 +309,42 @@ def test_the_command(world, tmp_path):
     assert [b["objective"] for b in found["backbones"]] == ["mae", "simmim"]
     assert found["backbones"][1]["summary"]["attention_distance_last"] > 0
     assert found["correlations"] is None
+    assert found["backbones"][0]["note"].startswith("no attention")
     assert len(found["files"]) == 12 + 3
     one = bench("analyze", "--backbone", world[0] / "embedded" / "simmim" / "seed0" / "pretrain",
                 "--pictures", world[1], "--images", 12)
     assert one.returncode == 0
     assert "analysed already" in one.stderr
     assert "conventions:" in one.stdout
+
+
+def test_visualize_shows_what_a_backbone_sees(call, world, tmp_path):
+    folder = world[0] / "embedded" / "simmim" / "seed0" / "pretrain"
+    common = ("--backbone", folder, "--pictures", world[1], "--runs", tmp_path)
+    for what, more in (("attention", ("--query", "0.5,0.5")), ("features", ())):
+        path = tmp_path / f"{what}.png"
+        code, out, err = call("visualize", what, *common, *more, "--output", path)
+        assert code == 0, err
+        assert out.split() == [str(path)]
+        assert Image.open(path).width > 300
+    code, _, err = call("visualize", "attentoin", *common)
+    assert code == 2
+    assert "attention" in err
+    code, _, err = call("visualize", "--pictures", world[1], "--runs", tmp_path)
+    assert code == 2
+    assert "bench visualize attention" in err
+
+
+def test_a_backbone_that_bench_eval_takes(call, world, tmp_path):
+    file = tmp_path / "weights.safetensors"
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit", pretrained=False).state_dict(), file)
+    code, out, err = call("analyze", "--backbone", f"timm:test_vit={file}", "--runs", tmp_path / "runs",
+                          "--pictures", world[1], "--images", 8, "--format", "json")
+    assert code == 0, err
+    (found,) = json.loads(out)["backbones"]
+    assert found["model"] == "test_vit"
+    assert (tmp_path / "runs" / "embedded" / found["objective"] / "seed0" / "backbone.analysis").is_dir()
+    code, _, err = call("analyze", "--backbone", tmp_path / "none", "--pictures", world[1], "--runs", tmp_path)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1

@@ -289,3 +289,37 @@ def test_screenshots_at_desktop_and_phone_width(browser, two_budgets, tmp_path):
         shot = tmp_path / f"{width}.png"
         browser(two_budgets.as_uri(), f"--screenshot={shot}", f"--window-size={width},900")
         assert shot.stat().st_size > 5000
+
+
+def test_what_the_backbones_learned_stands_in_the_page(runs, make_record, make_analysis):
+    table = build(*read_records([runs]))
+    assert "What the backbones learned" not in page(table)
+    analyses = [make_analysis(name, seed, distance=5.0 + seed) for name in ("mae", EVIL) for seed in range(2)]
+    analyses.append(make_analysis("conv", distance=None))
+    layers = [{"name": str(n), "metrics": {"top1": 40.0 + n}, "chosen": {}} for n in (1, 2, 3)]
+    analyses.append(make_record(43.0, protocol="layers", details={"layers": layers}))
+    text = page(table, analyses=analyses)
+    found = Page(text)
+    assert "What the backbones learned" in found.text
+    assert "conv: no attention" in found.text
+    assert "11.00 ± 12.71" in found.text  # 10 and 12 px, two seeds
+    assert "classification, frozen, from each layer" in found.text
+    labels = [attrs.get("aria-label", "") for attrs in found.of("svg")]
+    assert any(label.startswith("attention distance (px) by layer") for label in labels)
+    dots = [attrs for attrs in found.of("circle") if attrs.get("class") == "bar"]
+    assert len(dots) == 3 * 2 * 2 * 2 * 2  # numbers, rows with attention, seeds, layers, heads
+    assert any(attrs.get("fill") == "#fee838" for attrs in found.of("rect"))  # CKA 1
+    assert "<script>alert" not in text
+
+
+def test_the_colours_of_heat_maps_are_cividis():
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    from leaderboard.learned import CIVIDIS, cividis
+
+    for i, colour in enumerate(CIVIDIS):
+        assert colour == to_hex(colormaps["cividis"](i / 8))
+        assert cividis(i / 8) == colour
+    assert cividis(-1) == CIVIDIS[0]
+    assert cividis(None) == "#808080"

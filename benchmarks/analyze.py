@@ -12,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.data import PICTURE_SUFFIXES, DataError, central_square, read_picture
+from benchmarks.data import DataError, central_square, read_picture
 from benchmarks.errors import RequestError
 from benchmarks.plan import digest
 from benchmarks.progress import Reporter
 from benchmarks.suite import Suite
 from leaderboard.analyses import FILE_NAME, SCHEMA
+from objectives.pictures.source import SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,7 +73,7 @@ def choose_pictures(folder: Path, count: int, source: str) -> Pictures:
     """
     if not folder.is_dir():
         raise RequestError(f"pictures to analyse: no folder {folder}; name one by --pictures DIR")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(files) < FEWEST or count < FEWEST:
         raise RequestError(f"an analysis needs at least {FEWEST} pictures; {folder} has {len(files)}, --images {count}")
     count = min(count, len(files))

@@ -16,10 +16,9 @@ from benchmarks.suite import Suite, absolute
 
 if TYPE_CHECKING:
     from benchmarks.scenes import SceneSpec
-    from objectives.pretrain import Pictures
+    from objectives.pictures.source import Source
 
 Progress = Callable[[str, int, int], None]
-PICTURE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 
 
 class DataError(RuntimeError):
@@ -161,37 +160,56 @@ def central_square(picture, size: int):
     return square if side == size else cv2.resize(square, (size, size), interpolation=method)
 
 
-def load_pictures(suite: Suite, root: Path, progress: Progress) -> Pictures:
-    """The pre-training pictures at the suite's size, the classes being the folder names in order.
+def load_pictures(suite: Suite, root: Path, progress: Progress, cache: Path) -> Source:
+    """The pre-training pictures: at the suite's size in memory, or a stream where the suite says ``in_memory: False``.
 
-    A picture is cut to its central square and shrunk by area average.
+    In memory, a picture is cut to its central square and shrunk by area average, and the classes are the folder names
+    in order. A stream reads class folders, tar shards or parquet files, whichever there are; ``cache`` keeps what is
+    made of them.
 
     Raises:
         DataError: the folder is missing or empty, or a picture is damaged.
     """
+    part = absolute(suite.pictures, root)
+    if not part.get("in_memory", True):
+        return _stream(part, cache)
     import numpy as np
     import torch
 
-    from objectives.pretrain import Pictures
+    from objectives.pictures.folder import class_folders
+    from objectives.pictures.memory import Pictures
 
-    part = absolute(suite.pictures, root)
     folder = Path(part["root"]) / part["train"]
     if not folder.is_dir():
         raise MissingPictures(f"pre-training pictures: no folder {folder}; see `bench data verify`")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    files = [
-        (path, label) for label, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*")) if path.suffix.lower() in PICTURE_SUFFIXES
-    ]
+    files, labels, classes = class_folders(folder)
     if not files:
         raise DataError(f"pre-training pictures: no picture in the folders of {folder}")
     size = suite.input_size
     images = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    for i, (path, _) in enumerate(files):
-        images[i] = central_square(read_picture(path), size)
+    for i, name in enumerate(files):
+        images[i] = central_square(read_picture(folder / name), size)
         if (i + 1) % 500 == 0 or i + 1 == len(files):
             progress("pictures", i + 1, len(files))
     return Pictures(
         images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-        labels=torch.tensor([label for _, label in files]), classes=tuple(classes), fingerprint=fingerprint(part),
+        labels=torch.from_numpy(labels), classes=classes, fingerprint=fingerprint(part),
     )
+
+
+def _stream(part: Mapping[str, Any], cache: Path) -> Source:
+    import torch
+
+    from objectives.pictures.finding import layout, open_store
+    from objectives.pictures.source import PictureError
+    from objectives.pictures.stream import Stream
+
+    root = Path(part["root"])
+    if not layout(root, part["train"])[0]:
+        raise MissingPictures(f"pre-training pictures: nothing in {root / part['train']}; see `bench data verify`")
+    named = fingerprint(part)
+    try:
+        store = open_store(root, part["train"], cache / "pictures", named)
+    except PictureError as error:
+        raise DataError(str(error)) from error
+    return Stream(store, named, torch.get_num_threads())

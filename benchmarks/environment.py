@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from objectives.machine import available_memory as available_memory
+
 PACKAGES = (
     "pretrain-bench", "torch", "torchvision", "timm", "onedl-mmengine", "onedl-mmcv", "onedl-mmpretrain",
     "onedl-mmsegmentation", "onedl-mmdetection", "mmpose", "xtcocotools", "numpy", "opencv-python-headless",
@@ -40,15 +42,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def available_memory() -> int:
-    """Bytes that new processes may fill without swapping (Linux's own estimate; elsewhere a guess of 8 GiB)."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 8 * 2**30
+def keep_kernels(cache: Path) -> None:
+    """Let torch.compile and Triton keep what they compile below ``cache``: other cells and processes then find it.
+
+    Processes started afterwards inherit it; folders that the user has named stay.
+    """
+    for variable, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+        os.environ.setdefault(variable, str((cache / "kernels" / folder).resolve()))
 
 
 def _git(*arguments: str) -> str | None:

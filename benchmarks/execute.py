@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import data as data_module
 from benchmarks.data import DataError, MissingPictures
-from benchmarks.environment import cores, environment
+from benchmarks.environment import cores, environment, keep_kernels
 from benchmarks.errors import RequestError
 from benchmarks.locks import Busy, held
 from benchmarks.plan import Cell, Pretraining
@@ -28,7 +28,8 @@ from leaderboard.records import InvalidRecord, Record, RecordError, checked, rea
 if TYPE_CHECKING:
     from downstream.task import Outcome
     from objectives.objective import Objective
-    from objectives.pretrain import Pictures, PretrainJob
+    from objectives.pictures.source import Source
+    from objectives.pretrain import PretrainJob
 
 
 HOPELESS = frozenset({
@@ -77,8 +78,11 @@ class Execution:
     overwrite: str = "only-missing"
     reporter: Reporter = field(default_factory=Reporter)
     threads: Threads = field(default_factory=lambda: Threads(cores(), cores()))
-    _pictures: dict[str, Pictures] = field(default_factory=dict)
+    _pictures: dict[str, Source] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        keep_kernels(data_module.cache_folder(self.runs))
 
     # --- what is there already ----------------------------------------------------------------------------------------
 
@@ -277,11 +281,13 @@ class Execution:
                 old.unlink()
             mark.write_text(wanted)
 
-    def pictures(self, pretraining: Pretraining) -> Pictures:
+    def pictures(self, pretraining: Pretraining) -> Source:
         """The pre-training pictures, loaded once per size."""
         key = f"{pretraining.suite.name} {pretraining.suite.input_size}"
         if key not in self._pictures:
-            self._pictures[key] = data_module.load_pictures(pretraining.suite, self.root, self.reporter.report)
+            self._pictures[key] = data_module.load_pictures(
+                pretraining.suite, self.root, self.reporter.report, data_module.cache_folder(self.runs)
+            )
         return self._pictures[key]
 
     def pretrain_job(self, pretraining: Pretraining, folder: Path, device: str) -> PretrainJob:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import PICTURE_SUFFIXES, files_below, roots
+from benchmarks.data import files_below, roots
 from benchmarks.suite import Suite, absolute
+from objectives.pictures.source import SUFFIXES
 
 SHOWN = 3  # incomplete videos that are named
 
@@ -48,6 +49,8 @@ def verify(suite: Suite, root: Path) -> list[Found]:
 
 def _verify(name: str, section: Mapping[str, Any], source: str, expected: Mapping[str, int]) -> Found:
     folders = roots(section)
+    if not section.get("in_memory", True):
+        return _streamed(name, section, source, expected)
     files = sum(1 for folder in folders if folder.is_dir() for _ in files_below(folder, folder))
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     lacking = []
@@ -59,6 +62,21 @@ def _verify(name: str, section: Mapping[str, Any], source: str, expected: Mappin
     if expected:  # a suite that knows its sets: look at each video, too
         lacking += _videos(section)
     return Found(name, folders[0], tuple(dict.fromkeys(missing)), tuple(lacking), files, source)
+
+
+def _streamed(name: str, section: Mapping[str, Any], source: str, expected: Mapping[str, int]) -> Found:
+    """Pictures in class folders, tar shards or parquet; those in shards and parquet are not counted."""
+    from objectives.pictures.finding import layout
+
+    root, part = Path(section["root"]), section["train"]
+    kind, found = layout(root, part)
+    lacking, files = [], len(found)
+    if kind == "folders":
+        files = _count(found[0])
+        if files < expected.get("train", 0):
+            lacking = [f"{found[0]}: {files:,} of {expected['train']:,}"]
+    missing = () if kind else (str(root / part if root.is_dir() else root),)
+    return Found(name, root, missing, tuple(lacking), files, source)
 
 
 def _parts(section: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
@@ -87,7 +105,7 @@ def _count(path: Path) -> int:
     """Lines of a list, pictures below a folder."""
     if path.is_file():
         return sum(1 for line in path.read_text().splitlines() if line.strip())
-    return sum(1 for name, _ in files_below(path, path) if name.lower().endswith(PICTURE_SUFFIXES))
+    return sum(1 for name, _ in files_below(path, path) if name.lower().endswith(SUFFIXES))
 
 
 def _videos(section: Mapping[str, Any]) -> list[str]:

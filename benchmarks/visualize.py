@@ -103,9 +103,9 @@ def objective_sheet(
     load_objective(objective, trained)
     objective.eval()
     objective.begin_step(seed, 0)
-    index = torch.linspace(0, len(pictures.images) - 1, rows).long()
+    index = torch.linspace(0, len(pictures) - 1, rows).long()
     with torch.no_grad():
-        parts = objective(pictures.images[index], pictures.labels[index], index, mode="tensor")
+        parts = objective(pictures.squares(index, objective.view), pictures.labels[index], index, mode="tensor")
         columns = _columns(objective, parts)
     return _grid(columns, pretraining.label, objective.geometry.input_size)
 

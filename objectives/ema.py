@@ -25,6 +25,15 @@ def average_into(teacher: nn.Module, student: nn.Module, momentum: float) -> Non
         mine.copy_(its)
 
 
+def carried(momentum: float, paper_steps: int, steps: int) -> float:
+    """A paper's momentum per step for a schedule of another length; one rule for every moving average.
+
+    The average reaches back over the same share of the schedule: ``1 - momentum`` grows as the schedule shrinks. Never
+    more than the paper's own, and at least .9, below which it is hardly an average.
+    """
+    return min(momentum, max(0.9, 1 - (1 - momentum) * paper_steps / max(1, steps)))
+
+
 def frozen_copy(module: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose weights take no gradient."""
     return copy.deepcopy(module).eval().requires_grad_(False)
@@ -38,8 +47,7 @@ class LayerAverage(Teacher):
 
     Args:
         share: of the blocks, the last, that are averaged (6 of 12 in the paper).
-        momentum: of the average over the paper's schedule of ``paper_steps`` steps. Carried to a shorter schedule so
-            that the average reaches back over the same share of it, but at least .9.
+        momentum, paper_steps: of the average, over the paper's schedule of so many steps; see :func:`carried`.
     """
 
     def __init__(
@@ -55,7 +63,7 @@ class LayerAverage(Teacher):
 
     def attach(self, student: nn.Module, head: nn.Module, steps: int) -> None:
         self.network = frozen_copy(student.backbone)
-        self.step_momentum = min(self.momentum, max(0.9, 1 - (1 - self.momentum) * self.paper_steps / max(1, steps)))
+        self.step_momentum = carried(self.momentum, self.paper_steps, steps)
 
     def update(self, student: nn.Module, head: nn.Module, step: int) -> None:
         average_into(self.network, student.backbone, self.step_momentum)
@@ -81,7 +89,8 @@ class MomentumTeacher(Teacher):
     Of the head it follows what ``head.averaged()`` names: without MoCo's predictor. No drop path in the average.
 
     Args:
-        momentum: at the first step; half a cosine takes it to 1 by the last (.99 in MoCo v3, .996 in DINO).
+        momentum: at the first step (.99 in MoCo v3, .996 in DINO); half a cosine takes it to 1 by the last.
+        paper_steps: of the schedule that ``momentum`` was chosen for, see :func:`carried`; None: take it as it is.
 
     Raises:
         ObjectiveError: a momentum outside 0 to 1, or, before training, a head that cannot be averaged.
@@ -90,11 +99,11 @@ class MomentumTeacher(Teacher):
     sees = "seen"
     width = 0  # the head's own choice
 
-    def __init__(self, geometry: Geometry, momentum: float = 0.99) -> None:
+    def __init__(self, geometry: Geometry, momentum: float = 0.99, paper_steps: int | None = None) -> None:
         super().__init__()
         if not 0 <= momentum <= 1:
             raise ObjectiveError(f"objective.teacher.momentum: {momentum} must lie between 0 and 1")
-        self.momentum, self.steps = momentum, 1
+        self.momentum, self.paper_steps, self.first, self.steps = momentum, paper_steps, momentum, 1
         self.student: nn.Module | None = None
         self.head: nn.Module | None = None
 
@@ -105,10 +114,12 @@ class MomentumTeacher(Teacher):
                 "not made for; use ProjectionMLP or DINOHead"
             )
         self.student, self.head, self.steps = frozen_copy(student), frozen_copy(head.averaged()), steps
+        if self.paper_steps is not None:
+            self.first = carried(self.momentum, self.paper_steps, steps)
 
     def momentum_at(self, step: int) -> float:
         """Momentum of the average after optimiser step ``step`` (counted from 1): 1 at the last."""
-        return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * min(1.0, step / self.steps))) / 2
+        return 1 - (1 - self.first) * (1 + math.cos(math.pi * min(1.0, step / self.steps))) / 2
 
     def update(self, student: nn.Module, head: nn.Module, step: int) -> None:
         momentum = self.momentum_at(step)
@@ -137,7 +148,7 @@ class CentredTeacher(MomentumTeacher):
     training; :class:`~objectives.normalisation.Softmax` makes probabilities of what comes out.
 
     Args:
-        momentum: as of :class:`MomentumTeacher`.
+        momentum, paper_steps: as of :class:`MomentumTeacher`.
         centre_momentum: of the running mean (.9).
         temperature: at the start (.04); greater than 0.
         temperature_end, temperature_warmup: reached linearly over that share of the training (.07 over 30 epochs in
@@ -146,9 +157,9 @@ class CentredTeacher(MomentumTeacher):
 
     def __init__(
         self, geometry: Geometry, momentum: float = 0.996, centre_momentum: float = 0.9, temperature: float = 0.04,
-        temperature_end: float | None = None, temperature_warmup: float = 0.3,
+        temperature_end: float | None = None, temperature_warmup: float = 0.3, paper_steps: int | None = None,
     ) -> None:
-        super().__init__(geometry, momentum)
+        super().__init__(geometry, momentum, paper_steps)
         ends = (temperature, temperature if temperature_end is None else temperature_end)
         if min(ends) <= 0:
             raise ObjectiveError(f"objective.teacher.temperature: {min(ends)} must be above 0")

@@ -39,7 +39,7 @@ class Objective(BaseModel):
         crop: Crop, fixed_crop: bool = False, drop_path: float = 0.0, num_classes: int = 0,
         decoder: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__({"type": "BaseDataPreprocessor", "non_blocking": True})  # batches in pinned memory do not wait
         backbone = create_backbone(model, kwargs, drop_path)
         self.geometry = geometry_of(backbone, input_size, num_classes=num_classes, decoder=decoder)
         self.corruption = build("corruption", slots["corruption"], geometry=self.geometry)
@@ -55,6 +55,7 @@ class Objective(BaseModel):
         self.loss = build("loss", slots["loss"], geometry=self.geometry)
         self._check_views(slots)
         self.crop, self.fixed_crop, self.view = crop, fixed_crop, self.corruption.view
+        self.cropped = False  # whether pictures come cropped already
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.generator = torch.Generator()
@@ -90,12 +91,12 @@ class Objective(BaseModel):
 
     def augment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, 3, S, S) -> normalised views (B, 3, V, V) and which were flipped (B,)."""
-        x = images.float().div_(255).sub_(self.mean).div_(self.std)
+        x = images.contiguous().float().div_(255).sub_(self.mean).div_(self.std)
         flip = torch.zeros(len(x), dtype=torch.bool)
         if self.crop.flip:
             flip = torch.rand(len(x), generator=self.generator) < 0.5
         on_device = flip.to(x.device)
-        if self.fixed_crop:
+        if self.fixed_crop or self.cropped:
             x = resize(x, self.view)
             return torch.where(on_device.view(-1, 1, 1, 1), x.flip(-1), x), on_device
         return self._random_resized_crop(x, on_device), on_device

@@ -23,14 +23,19 @@ from mmengine.runner import Runner
 from safetensors.torch import load_file, save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from objectives import checkpoint
 from objectives.files import whole
 from objectives.interruption import Deferred
+from objectives.machine import available_memory
 from objectives.objective import Objective, resize
+from objectives.pictures.loader import chosen, loader
+from objectives.pictures.memory import Pictures
+from objectives.pictures.source import Source
+from objectives.pictures.stream import Stream
 from objectives.recipe import Crop, ObjectiveError, Optimiser, scaled_lr, weight_decay_at
 from objectives.teacher import Progress
+from objectives.waiting import Waiting
 
 FORMAT = 1  # of backbone.json
 CHECKPOINT_EVERY = 100  # steps; a kill costs at most these
@@ -38,16 +43,6 @@ LOSS_EVERY = 10  # steps between looks at the loss: reading it waits for the dev
 DIVERGED = "diverged.safetensors"
 COUNTED = 4096  # pictures, at most, over which a tokenizer's use of its codes is counted
 TEACHER_BATCH = 64  # fixed, so that cached targets do not depend on who asks for them
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The pre-training pictures in memory: uint8 (N, 3, S, S), class labels (N,), and a fingerprint of both."""
-
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -79,17 +74,10 @@ class PretrainJob:
         """Optimiser steps: images seen / batch, rounded up."""
         return math.ceil(self.images_seen / self.batch_size)
 
-
-class _InMemory(Dataset):
-    def __init__(self, pictures: Pictures) -> None:
-        self.pictures = pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures.images)
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:  # torch fetches a whole batch by this name
-        index = torch.tensor(indices)
-        return {"images": self.pictures.images[index], "labels": self.pictures.labels[index], "index": index}
+    @property
+    def cut(self) -> Crop | None:
+        """The random crop; None where crops are fixed."""
+        return None if self.fixed_crop else self.crop
 
 
 class _Steps(Hook):
@@ -97,7 +85,7 @@ class _Steps(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, job: PretrainJob, pictures: Pictures, signals: Deferred) -> None:
+    def __init__(self, job: PretrainJob, pictures: Source, signals: Deferred) -> None:
         self.job, self.pictures, self.signals = job, pictures, signals
         self.log = job.folder / "log.jsonl"
         self.started = time.time()
@@ -151,7 +139,8 @@ class _Steps(Hook):
             if math.isfinite(loss):
                 continue
             path = self.job.folder / DIVERGED
-            batch = {"images": self.pictures.images[index], "labels": self.pictures.labels[index], "index": index}
+            images = self.pictures.squares(index, self.job.input_size).contiguous()
+            batch = {"images": images, "labels": self.pictures.labels[index], "index": index}
             with whole(path) as temporary:
                 save_file(batch, temporary)
             raise ObjectiveError(
@@ -172,13 +161,14 @@ class _Steps(Hook):
         self.log.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
 
-def build(job: PretrainJob, pictures: Pictures) -> Objective:
+def build(job: PretrainJob, pictures: Source) -> Objective:
     """The job's objective around a freshly initialised backbone; weights depend on the seed alone."""
     torch.manual_seed(job.seed)
     objective = Objective(
         job.slots, job.model, job.kwargs, job.input_size, job.crop, job.fixed_crop, job.optimiser.drop_path,
         len(pictures.classes), job.decoder,
     )
+    objective.cropped = pictures.cropped
     objective.attach(job.steps)
     return objective
 
@@ -186,26 +176,28 @@ def build(job: PretrainJob, pictures: Pictures) -> Objective:
 class _Views:
     """See ``objectives.teacher.Views``: the job's pictures, augmented as pre-training does."""
 
-    def __init__(self, objective: Objective, job: PretrainJob, pictures: Pictures) -> None:
-        self.objective, self.images = objective, pictures.images
+    def __init__(self, objective: Objective, job: PretrainJob, pictures: Source) -> None:
+        self.objective, self.job, self.pictures = objective, job, pictures
         self.key = json.dumps([pictures.fingerprint, objective.view, job.fixed_crop, asdict(job.crop)], default=str)
 
     @torch.no_grad()
     def draw(self, step: int, count: int) -> Tensor:
         generator = self.objective.generator.manual_seed(step)  # seeded anew by every step of pre-training
-        chosen = torch.randint(len(self.images), (count,), generator=generator)
-        return self.objective.augment(self.images[chosen])[0]
+        chosen = torch.randint(len(self.pictures), (count,), generator=generator)
+        images = self.pictures.crops(chosen.tolist(), [step] * count, self.objective.view, self.job.cut, self.job.seed)
+        return self.objective.augment(images)[0]
 
     @torch.no_grad()
     def whole(self, batch: int) -> Iterator[Tensor]:
-        count = len(self.images)
+        count = len(self.pictures)
         chosen = torch.arange(count) if count <= COUNTED else torch.linspace(0, count - 1, COUNTED).long()
         for part in chosen.split(batch):
-            x = (self.images[part].float() / 255 - self.objective.mean) / self.objective.std
+            images = self.pictures.squares(part, self.objective.view).contiguous()
+            x = (images.float() / 255 - self.objective.mean) / self.objective.std
             yield resize(x, self.objective.view)
 
 
-def prepare(objective: Objective, job: PretrainJob, pictures: Pictures) -> None:
+def prepare(objective: Objective, job: PretrainJob, pictures: Source) -> None:
     """Train what the teacher needs before its first target, or read it from the cache: a tokenizer; others nothing.
 
     Raises:
@@ -214,7 +206,7 @@ def prepare(objective: Objective, job: PretrainJob, pictures: Pictures) -> None:
     objective.teacher.prepare(_Views(objective, job, pictures), job.device, job.cache, job.progress)
 
 
-def pretrain(job: PretrainJob, pictures: Pictures) -> Path:
+def pretrain(job: PretrainJob, pictures: Source) -> Path:
     """Train the backbone (or only initialise it, for ``random_init``) and write its folder.
 
     An interrupted training goes on from its last checkpoint, bit-equal to one that was never interrupted.
@@ -229,6 +221,10 @@ def pretrain(job: PretrainJob, pictures: Pictures) -> Path:
     started = time.time()
     losses: list[dict[str, float]] = []
     if job.trains:
+        if isinstance(pictures, Stream):
+            pictures.keep_decoded(
+                objective.view, job.cut, job.images_seen, job.cache, available_memory(), job.progress
+            )
         prepare(objective, job, pictures)
         _cache_targets(objective, job, pictures)
         losses = _train(objective, job, pictures)
@@ -290,7 +286,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def _train(objective: Objective, job: PretrainJob, pictures: Pictures) -> list[dict[str, float]]:
+def _train(objective: Objective, job: PretrainJob, pictures: Source) -> list[dict[str, float]]:
     settings = job.optimiser
     lr = scaled_lr(settings, job.batch_size, objective.geometry.width)
     groups = parameter_groups(objective, settings.weight_decay)
@@ -314,16 +310,16 @@ def _train(objective: Objective, job: PretrainJob, pictures: Pictures) -> list[d
     signals = Deferred()
     steps = _Steps(job, pictures, signals)
     scratch = job.folder / "mmengine"
+    reading = chosen(
+        job.batch_size, objective.view, job.cut, job.seed, job.device, torch.get_num_threads(), available_memory()
+    )
     runner = Runner(
         model=objective, work_dir=str(scratch), experiment_name=f"pretrain-{job.folder}-{time.time_ns()}",
-        train_dataloader={
-            "dataset": _InMemory(pictures), "batch_size": job.batch_size, "num_workers": 0,
-            "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": job.seed},
-            "collate_fn": lambda batch: batch, "drop_last": False,
-        },
+        train_dataloader=loader(pictures, reading, job.device),
         train_cfg={"by_epoch": False, "max_iters": job.steps}, optim_wrapper=wrapper, param_scheduler=schedulers,
         default_hooks={"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
-        custom_hooks=[steps], randomness={"seed": job.seed}, log_level="ERROR", default_scope="mmengine",
+        custom_hooks=[steps, Waiting(pictures, reading, job.device, job.folder)],
+        randomness={"seed": job.seed}, log_level="ERROR", default_scope="mmengine",
         env_cfg={"cudnn_benchmark": device.type == "cuda"},
     )
     with signals:
@@ -332,13 +328,15 @@ def _train(objective: Objective, job: PretrainJob, pictures: Pictures) -> list[d
     return steps.rows
 
 
-def _cache_targets(objective: Objective, job: PretrainJob, pictures: Pictures) -> None:
+def _cache_targets(objective: Objective, job: PretrainJob, pictures: Source) -> None:
     """Compute a frozen teacher's targets once where crops are fixed and the budget sees pictures again.
 
     Stored as float16: the rounding (2^-11) is far below what a normalised target's loss notices. Ids as int32.
     """
     teacher, flips = objective.teacher, 2 if job.crop.flip else 1
-    count = len(pictures.images)
+    if not isinstance(pictures, Pictures):
+        return  # targets of a set larger than memory are larger still
+    count = len(pictures)
     if not (teacher.cacheable and job.fixed_crop) or job.images_seen < count * flips:
         return
     key = json.dumps([pictures.fingerprint, job.slots["teacher"], objective.view, asdict(objective.geometry), flips,
@@ -364,7 +362,7 @@ def _cache_targets(objective: Objective, job: PretrainJob, pictures: Pictures) -
 
 
 @torch.no_grad()
-def feature_health(backbone: nn.Module, pictures: Pictures, input_size: int) -> dict[str, float]:
+def feature_health(backbone: nn.Module, pictures: Source, input_size: int) -> dict[str, float]:
     """Signs of collapse, over up to 64 pictures: effective rank and spread of the last layer's tokens.
 
     ``effective_rank`` is exp of the entropy of the normalised singular values of the centred tokens (Roy & Vetterli,
@@ -374,7 +372,8 @@ def feature_health(backbone: nn.Module, pictures: Pictures, input_size: int) -> 
     backbone.eval()
     mean = torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1)
-    x = resize((pictures.images[:64].float() / 255 - mean) / std, input_size)
+    images = pictures.squares(torch.arange(min(64, len(pictures))), input_size).contiguous()
+    x = resize((images.float() / 255 - mean) / std, input_size)
     feature = backbone.forward_features(x)
     prefix = getattr(backbone, "num_prefix_tokens", 0)
     tokens = (feature[:, prefix:] if feature.ndim == 3 else feature.flatten(1, 2)).flatten(0, 1)

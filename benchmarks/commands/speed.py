@@ -1,10 +1,10 @@
-"""``bench speed``: training steps timed side by side."""
+"""``bench speed``: training steps timed side by side; with ``--data``, the reading of pictures."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,10 +13,17 @@ from benchmarks.options import CfgOptions, Device, Objectives, Suite, TextFormat
 
 PRECISIONS = ("fp32", "bf16")
 PEERS = ("", "mmpretrain")
+READ_BATCH = 64  # pictures of a batch where reading is timed
 
 
 def speed(
-    objective: Objectives,
+    objective: Objectives = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Time the reading of the pictures in this folder (class folders, .tar or .parquet files) "
+                     "instead of steps, at the suite's picture size, beside torchvision's."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; default: one a core.")] = None,
     suite: Suite = "embedded",
     batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the suite's.")] = None,
     precision: Annotated[
@@ -38,6 +45,11 @@ def speed(
     for name, value in (("--steps", steps), ("--turns", turns), ("--batch", 1 if batch is None else batch)):
         if value < 1:
             raise RequestError(f"{name} {value}: at least 1")
+    if data is not None:
+        _speed_of_reading(data, batch or READ_BATCH, workers, suite, steps, turns, device, output_format, output)
+        return
+    if not objective:
+        raise RequestError("bench speed: name objectives by --objective, or a folder of pictures by --data")
 
     import torch
     from tabulate import tabulate
@@ -66,13 +78,49 @@ def speed(
     kept = timing.record(
         speeds, top, suite, plans[0].suite.model, plans[0].suite.input_size, count, precision, str(place), steps, turns
     )
-    if output is not None:
-        from leaderboard.render import write_text
-
-        write_text(output, json.dumps(kept, indent=1) + "\n")
-    if output_format == "json":
-        print(json.dumps(kept, indent=1))
+    if _kept(kept, output, output_format):
         return
     print(tabulate(kept["rows"], headers="keys", tablefmt="simple"))
     print(f"{kept['model']} {kept['input_size']} px, batch {count}, {precision}, {place}; "
           f"ceiling {kept['ceiling_gflops']:,} GFLOP/s")
+
+
+def _kept(record: dict[str, Any], output: Path | None, output_format: str) -> bool:
+    """Write the record where it is to be kept; whether it was printed as JSON."""
+    text = json.dumps(record, indent=1)
+    if output is not None:
+        from leaderboard.render import write_text
+
+        write_text(output, text + "\n")
+    if output_format == "json":
+        print(text)
+    return output_format == "json"
+
+
+def _speed_of_reading(
+    folder: Path, batch: int, workers: int | None, suite: str, batches: int, turns: int, device: str,
+    output_format: str, output: Path | None,
+) -> None:
+    import tempfile
+
+    import torch
+    from tabulate import tabulate
+
+    from benchmarks import speed_data as timing
+    from benchmarks import suite as suites
+    from benchmarks.environment import cores
+    from benchmarks.execute import resolve_device
+    from benchmarks.progress import Reporter
+
+    size, many = suites.get(suite).input_size, cores() if workers is None else workers
+    place = torch.device(resolve_device(device))
+    with tempfile.TemporaryDirectory() as scratch, Reporter() as reporter:
+        reporter.begin("speed of reading")
+        store = timing.found(folder, Path(scratch))
+        speeds = timing.measure(store, batch, size, many, place, batches, turns, reporter)
+        record = timing.record(speeds, store, batch, size, many, str(place), batches, turns)
+    if _kept(record, output, output_format):
+        return
+    print(tabulate(record["rows"], headers="keys", tablefmt="simple"))
+    print(f"{record['pictures']:,} pictures of {record['bytes_per_picture'] / 1024:.0f} KiB to {size} px, "
+          f"batch {batch}, {many} workers, {place}")

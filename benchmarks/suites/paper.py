@@ -124,7 +124,7 @@ suite = Suite(
     budgets={"default": 300 * 1_281_167, **{f"{epochs}ep": epochs * 1_281_167 for epochs in (100, 800, 1600)}},
     fixed_crop=False,
     decoder=None,
-    pictures={"root": "imagenet", "train": "train"},
+    pictures={"root": "imagenet", "train": "train", "in_memory": False},
     data={
         "classification": {"root": "imagenet", "train": "train", "val": "val"},
         "segmentation": {"root": "ADEChallengeData2016", "train": "training", "val": "validation"},

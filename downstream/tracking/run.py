@@ -23,6 +23,8 @@ from downstream.tracking.pairs import FeatureDataset, PairDataset, PairStyle
 from downstream.tracking.train import extract, optimise
 from downstream.tracking.videos import read_videos
 
+LOG_EVERY = 10  # steps between two rows of log.jsonl
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -133,7 +135,7 @@ def train(job: Job, settings: Settings, model: SingleObjectTracker, frames: Fram
         lr=settings.lr, backbone_lr=settings.backbone_lr, weight_decay=settings.weight_decay, clip=settings.clip,
         warmup=settings.warmup, drop_at=settings.drop_at, work_dir=job.work_dir, report=partial(job.progress, "train"),
     )
-    rows = [{"step": step, "loss": round(loss, 6)} for step, loss in enumerate(losses, 1)]
+    rows = [{"step": step, "loss": round(loss, 6)} for step, loss in enumerate(losses, 1) if step % LOG_EVERY == 0]
     (job.work_dir / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.rmtree(job.work_dir / "mmengine", ignore_errors=True)
     model.to(job.device)  # the Runner takes a GPU where there is one

@@ -214,6 +214,14 @@ def test_momentum_and_weight_decay_follow_half_a_cosine():
     assert optimiser.config()["weight_decay_end"] == 0.4
 
 
+@pytest.mark.parametrize(("steps", "first"), [(125_000, 0.996), (5_000, 0.9), (100, 0.9)])
+def test_the_first_momentum_is_carried_to_the_schedule(steps, first):
+    part = objective("dino", VIT, 32, teacher={"paper_steps": 125_000})
+    part.attach(steps)
+    assert part.teacher.momentum_at(0) == pytest.approx(first)
+    assert part.teacher.momentum_at(steps) == 1
+
+
 def test_weight_decay_reaches_the_optimiser(make_job, pictures, monkeypatch):
     from objectives import pretrain as module
 
@@ -231,7 +239,7 @@ def test_weight_decay_reaches_the_optimiser(make_job, pictures, monkeypatch):
 
 
 def test_momentum_teacher_averages_student_and_projection_by_hand():
-    part = objective("moco_v3", VIT, 32)
+    part = objective("moco_v3", VIT, 32, teacher={"paper_steps": None})
     part.attach(steps=4)
     before = part.teacher.student.backbone.blocks[0].attn.qkv.weight.clone()
     with torch.no_grad():

@@ -23,9 +23,8 @@ Declared = Callable[[Record], Mapping[str, Any] | None]  # the suite's settings 
 
 HEAD, DATA, SEEN = "head settings", "test data", "pictures of pre-training"
 CHANGED = "changed head settings"  # in place of HEAD, where the suite's own are known: only what differs from them
-# Of ``config["pretraining"]``: what belongs to the objective, or is named by a column of the table. The rest is the
-# suite's and the same for all its rows, but for those whose options say otherwise.
-_OF_OBJECTIVE = frozenset({"objective", "version", "slots", "optimiser", "crop", "trains", "images_seen", "weights"})
+# Of ``config["pretraining"]``: what the suite gives, the same for all its rows but those whose options say otherwise.
+_OF_SUITE = ("model", "kwargs", "input_size", "batch_size", "fixed_crop", "decoder")
 _NOT_WITHOUT_TRAINING = frozenset({"batch_size", "fixed_crop", "decoder"})
 
 
@@ -48,9 +47,9 @@ def conditions(record: Record, declared: Declared | None = None) -> Conditions:
     if trained and record.cost["pretrain_images"]:
         found[SEEN] = f"{record.cost['pretrain_images']:,}"
     if not any(option.startswith("suite.") for option in record.variant):
-        for name, value in made.items():
-            if name not in _OF_OBJECTIVE and (trained or name not in _NOT_WITHOUT_TRAINING):
-                found[f"pre-training {name}"] = _canonical(value)
+        for name in _OF_SUITE:
+            if name in made and (trained or name not in _NOT_WITHOUT_TRAINING):
+                found[f"pre-training {name}"] = _canonical(made[name])
     return found
 
 
@@ -104,5 +103,5 @@ def _short(name: str, value: str) -> str:
     return value if len(value) <= most else value[: most - 1] + "…"
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+# one encoder for all: ``json.dumps`` makes a new one at each call
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode

@@ -54,6 +54,7 @@ def row_cost(records: Sequence[Record]) -> RowCost:
     for record in records:
         if (seconds := record.cost["pretrain_seconds"]) is not None:
             paid[record.seed] = max((seconds, cores(record, "pretraining")), paid.get(record.seed, (0.0, 0)))
+    of_seed = {(record.seed, record.cost["flops"], record.cost["pretrain_images"]): record for record in records}
     spent = [*paid.values()]
     spent += [(s, cores(record, "task")) for record in records if (s := record.cost["seconds"]) is not None]
     on_cpu = [seconds * count for seconds, count in spent if count]
@@ -63,7 +64,7 @@ def row_cost(records: Sequence[Record]) -> RowCost:
         pretrain_seconds=sum(seconds for seconds, _ in paid.values()) / len(paid) if paid else None,
         device_hours=sum(seconds for seconds, _ in spent) / 3600 if spent else None,
         device=", ".join(sorted({re.sub("^1 CPU cores$", "1 CPU core", r.cost["device"]) for r in records})),
-        flops=max((f for r in records if (f := pretraining_flops(r)) is not None), default=None),
+        flops=max((f for r in of_seed.values() if (f := pretraining_flops(r)) is not None), default=None),
         peak_memory_bytes=max((m for r in records if (m := r.cost["peak_memory_bytes"]) is not None), default=None),
         cpu_hours=sum(on_cpu) / 3600 if on_cpu else None,
         gpu_hours=sum(on_gpu) / 3600 if on_gpu else None,

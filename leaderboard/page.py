@@ -145,7 +145,11 @@ def _cost(run: Record) -> str:
     facts = [("pictures of pre-training", cost["pretrain_images"]), ("s of pre-training", cost["pretrain_seconds"]),
              ("pictures of training", cost["train_images"]), ("s of training and scoring", cost["seconds"])]
     told = ", ".join(f"{value:,.0f} {unit}" for unit, value in facts if value is not None)
-    return f"{told or 'cost unknown'} on {cost['device']}; {run.started} to {run.finished}"
+    return f"{told or 'cost unknown'} on {cost['device']}; {_minute(run.started)} to {_minute(run.finished)}"
+
+
+def _minute(moment: str) -> str:
+    return moment[:16].replace("T", " ")
 
 
 def _again(run: Record) -> str:

@@ -56,7 +56,8 @@ td.unranked .value { color: var(--warn); }
 .runs > td { background: var(--card); white-space: normal; padding: 1rem; }
 .inside > h4 { margin: .9rem 0 .4rem; } .inside > h4:first-child { margin-top: 0; }
 .inside { position: sticky; left: 1rem; max-width: min(94rem, calc(100vw - 5rem)); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: .8rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: .8rem;
+  align-items: start; }
 .card { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem;
   min-width: 0; }
 .card p { margin: .2rem 0; overflow-wrap: anywhere; } .card.failed { border-left: 4px solid var(--warn); }

@@ -521,7 +521,11 @@ def _items(records: Sequence[Record], column: Column) -> np.ndarray | None:
 
 
 def _fits(record: Record, column: Column) -> bool:
-    return replace(_column(record), version=column.version) == column
+    if record.main_metric is None:
+        return not column.metric
+    name, metric = record.main_metric
+    mine = (name, metric["unit"], metric["higher_is_better"])
+    return mine == (column.metric, column.unit, column.higher_is_better)
 
 
 def _ranked(

@@ -26,6 +26,7 @@ from torchvision.transforms import functional as F
 from benchmarks.environment import environment
 from benchmarks.errors import RequestError
 from benchmarks.progress import Reporter
+from objectives.pictures.augment import finish
 from objectives.pictures.crop import draw
 from objectives.pictures.finding import open_store
 from objectives.pictures.loader import Order, Reading, loader
@@ -85,9 +86,8 @@ def ours(store: Store, reading: Reading, device: torch.device) -> Iterator[Tenso
         torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     )
     for batch in loader(Stream(store, ""), reading, device.type):
-        x = batch["images"].to(device, non_blocking=True).contiguous().float().div_(255).sub_(mean).div_(std)
-        flip = (torch.rand(len(x)) < 0.5).to(device)
-        yield torch.where(flip.view(-1, 1, 1, 1), x.flip(-1), x)
+        images = batch["images"].to(device, non_blocking=True)
+        yield finish(images, (torch.rand(len(images)) < 0.5).to(device), mean, std)
 
 
 CONTESTANTS: dict[str, Callable[[Store, Reading, torch.device], Iterator[Tensor]]] = {

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from objectives.backbone import create_backbone, geometry_of
 from objectives.corruption import Seen
+from objectives.pictures.augment import finish
 from objectives.recipe import Crop, ObjectiveError
 from objectives.registry import build
 
@@ -91,12 +92,14 @@ class Objective(BaseModel):
 
     def augment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, 3, S, S) -> normalised views (B, 3, V, V) and which were flipped (B,)."""
-        x = images.contiguous().float().div_(255).sub_(self.mean).div_(self.std)
-        flip = torch.zeros(len(x), dtype=torch.bool)
+        flip = torch.zeros(len(images), dtype=torch.bool)
         if self.crop.flip:
-            flip = torch.rand(len(x), generator=self.generator) < 0.5
-        on_device = flip.to(x.device)
-        if self.fixed_crop or self.cropped:
+            flip = torch.rand(len(images), generator=self.generator) < 0.5
+        on_device = flip.to(images.device)
+        if self.cropped:
+            return finish(images, on_device, self.mean, self.std), on_device
+        x = images.float().div_(255).sub_(self.mean).div_(self.std)
+        if self.fixed_crop:
             x = resize(x, self.view)
             return torch.where(on_device.view(-1, 1, 1, 1), x.flip(-1), x), on_device
         return self._random_resized_crop(x, on_device), on_device

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import struct
+from hashlib import blake2b
 from typing import NamedTuple
-
-import numpy as np
 
 from objectives.recipe import Crop
 
@@ -24,18 +24,18 @@ class Box(NamedTuple):
 def draw(width: int, height: int, crop: Crop, seed: int, epoch: int, index: int) -> Box:
     """torchvision's RandomResizedCrop for picture ``index`` in an epoch, drawn from (seed, epoch, index) alone.
 
-    The draws are a counter-based generator's (Philox, Salmon et al. 2011), so that any picture's can be had without
-    those before it, by any process.
+    The draws are a hash of these, so that any picture's can be had without those before it, by any process.
     """
-    generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, index, 0, 0]))
-    draws = generator.random((TRIES, 4)).tolist()
     (low, high), (narrow, wide) = crop.scale, crop.ratio
-    for of_area, of_ratio, of_left, of_top in draws:
+    for tried in range(TRIES):
+        digest = blake2b(struct.pack("<4q", seed, epoch, index, tried), digest_size=32).digest()
+        of_area, of_ratio, of_left, of_top = (number / 2**64 for number in struct.unpack("<4Q", digest))
         area = width * height * (low + of_area * (high - low))
         ratio = math.exp(math.log(narrow) + of_ratio * (math.log(wide) - math.log(narrow)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            return Box(int(of_left * (width - w + 1)), int(of_top * (height - h + 1)), w, h)
+            left, top = int(of_left * (width - w + 1)), int(of_top * (height - h + 1))
+            return Box(min(left, width - w), min(top, height - h), w, h)  # a draw may round up to 1
     w = min(width, round(height * wide))
     h = min(height, round(width / narrow))
     return Box((width - w) // 2, (height - h) // 2, w, h)

@@ -43,16 +43,29 @@ def decode(data: bytes | memoryview, size: int, crop: Crop | None, name: str) ->
     Raises:
         PictureError: it is truncated or no picture.
     """
+    whole = jpeg_size(data)
+    if whole is not None and _END in bytes(data[-_TAIL:]):
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | FACTORS.get(factor(*whole, size, crop), 0)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if pixels is not None:
+            return pixels, whole
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            if picture.format != "JPEG" or picture.mode not in ("RGB", "L") or _END not in bytes(data[-_TAIL:]):
-                return np.asarray(picture.convert("RGB")), picture.size  # strict: what is cut off raises
-            whole = picture.size
+            return np.asarray(picture.convert("RGB")), picture.size  # strict: what is cut off raises
     except OSError as error:
         reason = "of no known kind" if isinstance(error, UnidentifiedImageError) else str(error)
         raise PictureError(f"{name} cannot be read as a picture ({reason}); replace it") from error
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | FACTORS.get(factor(*whole, size, crop), 0)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if pixels is None:
-        raise PictureError(f"{name} cannot be decoded; replace it")
-    return pixels, whole
+
+
+def jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Width and height from the frame header of a grey or three-colour JPEG (ITU-T T.81, B.2.2); None for all else."""
+    if bytes(data[:2]) != b"\xff\xd8":
+        return None
+    place = 2
+    while place + 10 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame, but no table and no extension
+            height, width = (int.from_bytes(data[place + k : place + k + 2], "big") for k in (5, 7))
+            return (width, height) if width and height and data[place + 9] in (1, 3) else None
+        place += 2 + length
+    return None

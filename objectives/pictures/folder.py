@@ -37,7 +37,7 @@ class FolderStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.prefix = folder, os.fsencode(folder)
         files, self.labels, self.classes = class_folders(folder)
         if not files:
             raise PictureError(f"pre-training pictures: no picture in the folders of {folder}")
@@ -52,7 +52,8 @@ class FolderStore:
 
     def read(self, index: int) -> bytes:
         try:
-            return self._path(self.files[index]).read_bytes()
+            with open(os.path.join(self.prefix, self.files[index]), "rb") as file:
+                return file.read()
         except OSError as error:
             raise PictureError(f"{self.name(index)}: {error.strerror}; check the data set") from error
 

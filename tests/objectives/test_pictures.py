@@ -17,6 +17,7 @@ from torchvision.transforms import RandomResizedCrop, v2
 
 from objectives.objective import Objective
 from objectives.pictures import decoded
+from objectives.pictures.augment import finish
 from objectives.pictures.crop import Box, central, draw, shrunk
 from objectives.pictures.decode import decode, factor
 from objectives.pictures.finding import layout, open_store
@@ -26,7 +27,7 @@ from objectives.pictures.parquet import ParquetStore
 from objectives.pictures.shards import ShardStore
 from objectives.pictures.source import PictureError
 from objectives.pictures.stream import Stream, cut
-from objectives.pretrain import pretrain
+from objectives.pretrain import build, pretrain
 from objectives.recipe import Crop
 from objectives.waiting import Waiting
 
@@ -204,7 +205,7 @@ def test_large_pictures_are_decoded_smaller():
 @pytest.mark.parametrize("harm", ["cut", "empty", "text"])
 def test_a_damaged_picture_is_named(harm):
     data = encoded(0, "jpg")
-    with pytest.raises(PictureError, match=r"^a/b\.jpg cannot be (read|decoded)"):
+    with pytest.raises(PictureError, match=r"^a/b\.jpg cannot be read as a picture"):
         decode({"cut": data[: len(data) // 2], "empty": b"", "text": b"hello" * 50}[harm], 32, CROP, "a/b.jpg")
 
 
@@ -334,3 +335,12 @@ def test_advice_names_what_to_change(folder, tmp_path):
     source.undecoded = "room for the decoded set"
     assert "more cores (now 3 read)" in waiting.advice(0.4)
     assert "room for the decoded set" in waiting.advice(0.4)
+
+
+def test_the_last_steps_are_those_of_pictures_in_memory(make_job, pictures):
+    objective = build(make_job("mae"), pictures)
+    flip = torch.tensor([True, False] * 8)
+    bytes_ = pictures.images[:16].permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # as a stream's lie
+    wanted = (pictures.images[:16].float() / 255 - objective.mean) / objective.std
+    wanted[flip] = wanted[flip].flip(-1)
+    torch.testing.assert_close(finish(bytes_, flip, objective.mean, objective.std), wanted)

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.errors import RequestError, unknown
+from benchmarks.launch import LAUNCHERS
 
 OVERWRITE = ("only-missing", "always", "never")
 TABLE_FORMATS = ("terminal", "md", "csv", "json", "html", "tex")
@@ -53,6 +54,14 @@ Jobs = Annotated[
     int | None,
     typer.Option(min=1, help="Backbones and cells computed side by side, in processes that share the cores; default: "
                  "on a CPU one a core, on a GPU one."),
+]
+Launcher = Annotated[
+    str,
+    typer.Option(help="What started this command's processes: none, pytorch (torchrun), slurm (srun) or mpi (mpirun). "
+                 "They pre-train and fine-tune together.", callback=choice("--launcher", LAUNCHERS)),
+]
+Sharded = Annotated[
+    bool, typer.Option("--sharded", help="With --launcher: in pre-training, each process keeps a part of the weights.")
 ]
 CfgOptions = Annotated[
     list[str] | None,

@@ -78,3 +78,13 @@ class Reporter:
     def say(self, line: str) -> None:
         """A line of text that stays."""
         self.console.print(line, markup=False, soft_wrap=True)
+
+
+class Silent(Reporter):
+    """Of a process that has nobody to tell."""
+
+    def show(self, cell: str, stage: str, done: int, total: int) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +18,14 @@ from benchmarks.options import (
     Device,
     DryRun,
     Jobs,
+    Launcher,
     Objectives,
     Overwrite,
     Protocol,
     Runs,
     Seed,
     Seeds,
+    Sharded,
     Suite,
     TableFormat,
     Tasks,
@@ -31,6 +35,10 @@ from benchmarks.options import (
 )
 
 if TYPE_CHECKING:
+    from benchmarks.crew import Crew
+    from benchmarks.execute import Execution
+    from benchmarks.jointly import Jointly
+    from benchmarks.launch import Team
     from benchmarks.plan import Cell
     from benchmarks.progress import Reporter
 
@@ -47,6 +55,8 @@ def run(
     data_root: DataRoot = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    launcher: Launcher = "none",
+    sharded: Sharded = False,
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -55,9 +65,10 @@ def run(
     """Train the objectives' backbones, score them on the tasks, print the table."""
     from benchmarks.plan import Request, plan
 
-    wanted = chosen_seeds(seeds, seed)
-    request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
-    carry_out(plan(request), runs, data_root, device, jobs, overwrite, dry_run, output_format)
+    with Means(device, jobs, launcher, sharded).joined() as means:
+        wanted = chosen_seeds(seeds, seed)
+        request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
+        carry_out(plan(request), runs, data_root, means, overwrite, dry_run, output_format)
 
 
 def sweep(
@@ -76,6 +87,8 @@ def sweep(
     data_root: DataRoot = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    launcher: Launcher = "none",
+    sharded: Sharded = False,
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -84,24 +97,61 @@ def sweep(
     """Run every combination of varied options and print the ablation table."""
     from benchmarks import plan as planning
 
-    wanted = chosen_seeds(seeds, seed)
-    request = planning.Request(
-        names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
-    )
-    carry_out(planning.sweep(request, vary), runs, data_root, device, jobs, overwrite, dry_run, output_format)
+    with Means(device, jobs, launcher, sharded).joined() as means:
+        wanted = chosen_seeds(seeds, seed)
+        request = planning.Request(
+            names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
+        )
+        carry_out(planning.sweep(request, vary), runs, data_root, means, overwrite, dry_run, output_format)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What computes: device, and the processes that share the work; see ``benchmarks.options``."""
+
+    device: str
+    jobs: int | None
+    launcher: str = "none"
+    sharded: bool = False
+    team: Team | None = None
+
+    @contextmanager
+    def joined(self) -> Iterator[Means]:
+        """With the launcher's processes; only the first one goes through the block, the others do what it tells them.
+
+        Raises:
+            RequestError: options that make no sense together, or no such launcher here.
+        """
+        from benchmarks.launch import check_alone, led
+
+        check_alone(self.launcher, self.sharded, self.jobs)
+        with led(self.launcher, self.device) as team:
+            yield replace(self, team=team)
+
+    @contextmanager
+    def at_work(self, execution: Execution, cells: Sequence[Cell]) -> Iterator[Crew | Jointly]:
+        """What runs cells of the request ``cells``."""
+        from benchmarks.crew import Crew, resolve_jobs
+        from benchmarks.execute import resolve_device
+        from benchmarks.jointly import Jointly
+
+        if self.team is not None:
+            yield Jointly.of(execution, self.team, self.sharded)
+            return
+        with Crew(execution, resolve_jobs(self.jobs, resolve_device(self.device)), cells) as crew:
+            yield crew
 
 
 def carry_out(
-    cells: Sequence[Cell], runs: Path, data_root: Path | None, device: str, jobs: int | None, overwrite: str,
-    dry_run: bool, output_format: str,
+    cells: Sequence[Cell], runs: Path, data_root: Path | None, means: Means, overwrite: str, dry_run: bool,
+    output_format: str,
 ) -> None:
     """Run what is missing of the cells and print their table; exit 1 where a cell has no number."""
-    from benchmarks.crew import Crew, resolve_jobs
     from benchmarks.data import data_root as find_data
-    from benchmarks.execute import Execution, check_device, resolve_device
+    from benchmarks.execute import Execution, check_device
     from benchmarks.progress import Reporter
 
-    check_device(device)
+    check_device(means.device)
     suite = cells[0].pretraining.suite
     reporter = Reporter()
     if dry_run and (data_root is None or suite.rendered):  # no pictures yet: what is finished cannot be told
@@ -111,13 +161,13 @@ def carry_out(
     with reporter:
         reporter.begin("data")
         root = find_data(suite, data_root, runs, reporter.report)
-        execution = Execution(runs, root, device, overwrite, reporter)
+        execution = Execution(runs, root, means.device, overwrite, reporter)
         missing, done = execution.split(cells)
         _show_plan(reporter, missing, f"{len(missing)} cells to run, {len(done)} finished already")
         if dry_run:
             return
         if missing:
-            with Crew(execution, resolve_jobs(jobs, resolve_device(device)), cells) as crew:
+            with means.at_work(execution, cells) as crew:
                 crew.check(missing)
                 crew.run(missing)
     if not _print_table(cells, runs, output_format):

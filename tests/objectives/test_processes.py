@@ -1,7 +1,5 @@
 """Several processes train as one does: draws, gradients, statistics, checkpoints. Gloo, on the CPU."""
 
-import multiprocessing
-import pickle
 from dataclasses import replace
 
 import pytest
@@ -15,43 +13,11 @@ from objectives.objective import Objective
 from objectives.pretrain import _Steps, pretrain
 from objectives.recipe import ObjectiveError
 
-FORK = multiprocessing.get_context("fork")
 STEPS = 20
 # batch norm and a contrast; a decoder; drop path and a moving average; a centre and small crops; draws a picture
 NAMES = ["moco_v3", "mae", "data2vec", "dino", "blurred_mask"]
 # Adam makes steps of the rounding of what has no gradient (a bias before batch norm), and large ones at this width
 SLOWER = {"moco_v3": 0.02, "dino": 0.02}
-
-
-def in_processes(world, work, *arguments, folder):
-    """``work(*arguments)`` in each of ``world`` processes of one group; their results in order."""
-    torch.set_num_threads(1)  # a fork has but one
-    queue = FORK.Queue()
-
-    def one(rank):
-        torch.set_num_threads(1)
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-        try:
-            result = work(*arguments)
-        except Exception as error:
-            result = error
-        queue.put((rank, pickle.dumps(result)))  # as bytes: a queue would share tensors' memory with a dead process
-        distributed.destroy_process_group()
-
-    children = [FORK.Process(target=one, args=(rank,)) for rank in range(world)]
-    for child in children:
-        child.start()
-    try:
-        found = {rank: pickle.loads(result) for rank, result in (queue.get(timeout=100) for _ in children)}
-    finally:
-        for child in children:
-            child.join(20)
-            child.kill()
-    (folder / "meet").unlink(missing_ok=True)
-    for result in found.values():
-        if isinstance(result, Exception):
-            raise result
-    return [found[rank] for rank in range(world)]
 
 
 def losses(jobs, pictures):
@@ -95,12 +61,12 @@ def make(make_job, cache):
     return jobs
 
 
-def test_two_and_four_processes_give_the_losses_of_one(make, pictures, tmp_path):
+def test_two_and_four_processes_give_the_losses_of_one(make, pictures, in_processes):
     torch.set_num_threads(1)
     alone = losses(make("1"), pictures)
     assert all(len(row) == STEPS for row in alone)
     for world, names in ((2, NAMES), (4, NAMES[:2])):
-        many = in_processes(world, losses, make(str(world), names), pictures, folder=tmp_path)
+        many = in_processes(world, losses, make(str(world), names), pictures)
         for rank in range(world):
             for name, one, several in zip(names, alone, many[rank], strict=False):
                 assert several == pytest.approx(one, abs=1e-5), (name, world, rank)
@@ -130,10 +96,10 @@ def gradients(job, pictures):
 
 
 @pytest.mark.parametrize("name", ["moco_v3", "dino"])
-def test_the_gradient_is_that_of_the_whole_batch(name, make_job, pictures, tmp_path):
+def test_the_gradient_is_that_of_the_whole_batch(name, make_job, pictures, in_processes):
     one, two = (make_job(name, folder=folder, images_seen=16) for folder in "ab")
     wanted = gradients(one, pictures)
-    for found in in_processes(2, gradients, two, pictures, folder=tmp_path):
+    for found in in_processes(2, gradients, two, pictures):
         assert [g is None for g in found] == [g is None for g in wanted]
         scale = max(g.abs().max() for g in wanted if g is not None)
         assert all(torch.allclose(a, b, atol=1e-5 * scale) for a, b in zip(found, wanted, strict=True) if b is not None)
@@ -151,8 +117,8 @@ def rows(count):
                 processes.anywhere(distributed.get_rank() == 1), processes.mean(mine.mean()).item())
 
 
-def test_shares_put_together_are_the_whole(tmp_path):
-    found = in_processes(2, rows, 4, folder=tmp_path)
+def test_shares_put_together_are_the_whole(in_processes):
+    found = in_processes(2, rows, 4)
     assert [part[0].flatten().tolist() for part in found] == [[0, 2, 4, 6, 8, 10, 12, 14], [1, 3, 5, 7, 9, 11, 13, 15]]
     whole = torch.rand(8, generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(part[1], whole[rank::2]) for rank, part in enumerate(found))
@@ -185,32 +151,32 @@ def step_of(job):
     return sorted(path.name[:19] for path in job.folder.glob("checkpoint-*.pt"))
 
 
-def test_a_checkpoint_goes_on_with_another_number_of_processes(make, pictures, tmp_path, monkeypatch):
+def test_a_checkpoint_goes_on_with_another_number_of_processes(make, pictures, in_processes, monkeypatch):
     monkeypatch.setattr("objectives.pretrain.CHECKPOINT_EVERY", 10)
     (whole,), (job,) = make("whole", ["data2vec"]), make("halves", ["data2vec"])
     pretrain(whole, pictures)
-    assert in_processes(2, interrupted, job, pictures, folder=tmp_path)[0] == ["checkpoint-00000010"]
+    assert in_processes(2, interrupted, job, pictures)[0] == ["checkpoint-00000010"]
     pretrain(job, pictures)
     a, b = (load_file(folder / "backbone.safetensors") for folder in (whole.folder, job.folder))
     assert all(torch.allclose(a[key], b[key], atol=1e-4) for key in a)
 
 
-def test_divided_weights_train_as_whole_ones(make, pictures, tmp_path, monkeypatch):
+def test_divided_weights_train_as_whole_ones(make, pictures, in_processes, monkeypatch):
     monkeypatch.setattr("objectives.pretrain.CHECKPOINT_EVERY", 10)
     (one,), (job,) = make("one", ["beit"]), make("divided", ["beit"])
     job = replace(job, sharded=True)
     alone = losses([one], pictures)
-    assert in_processes(2, interrupted, job, pictures, folder=tmp_path)[0] == ["checkpoint-00000010"]
-    (rest,), _ = in_processes(2, losses, [job], pictures, folder=tmp_path)
+    assert in_processes(2, interrupted, job, pictures)[0] == ["checkpoint-00000010"]
+    (rest,), _ = in_processes(2, losses, [job], pictures)
     assert rest == pytest.approx(alone[0][10:], abs=1e-5)
     a, b = (load_file(folder / "backbone.safetensors") for folder in (one.folder, job.folder))
     assert all(torch.allclose(a[key], b[key], atol=1e-4) for key in a)
 
 
-def test_divided_weights_cannot_be_averaged(make, pictures, tmp_path):
+def test_divided_weights_cannot_be_averaged(make, pictures, in_processes):
     (job,) = make("average", ["data2vec"])
     with pytest.raises(ObjectiveError, match="--sharded"):
-        in_processes(2, losses, [replace(job, sharded=True)], pictures, folder=tmp_path)
+        in_processes(2, losses, [replace(job, sharded=True)], pictures)
 
 
 def bad(job, pictures):
@@ -227,7 +193,7 @@ def bad(job, pictures):
     return str(error.value)
 
 
-def test_all_stop_where_one_diverges_and_the_whole_batch_is_kept(make, pictures, tmp_path):
+def test_all_stop_where_one_diverges_and_the_whole_batch_is_kept(make, pictures, in_processes):
     (job,) = make("bad", ["mae"])
-    assert len(set(in_processes(2, bad, job, pictures, folder=tmp_path))) == 1
+    assert len(set(in_processes(2, bad, job, pictures))) == 1
     assert len(load_file(job.folder / "diverged.safetensors")["index"]) == 16

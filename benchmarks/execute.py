@@ -21,6 +21,7 @@ from benchmarks.data import DataError, MissingPictures
 from benchmarks.environment import cores, environment
 from benchmarks.errors import RequestError
 from benchmarks.locks import Busy, held
+from benchmarks.notes import noting
 from benchmarks.plan import Cell, Pretraining
 from benchmarks.progress import Reporter
 from leaderboard.records import InvalidRecord, Record, RecordError, checked, read_record, write_record
@@ -65,6 +66,11 @@ class Work:
     cells: tuple[Cell, ...]  # that have no number when it fails
     name: str
     wait: bool = False  # for another process that is at work on it
+
+    @property
+    def place(self) -> Path:
+        """The folder that it fills, relative to the runs folder."""
+        return self.arguments[0].folder / "pretrain" if self.method == "pretrain" else self.arguments[0].folder
 
 
 @dataclass
@@ -127,10 +133,14 @@ class Execution:
         """(to run, finished) under the ``overwrite`` word."""
         if self.overwrite == "always":
             return list(cells), []
-        finished = [cell for cell in cells if self.finished(cell) is not None]
-        if self.overwrite == "never":  # whatever has a record keeps it, even a failed or outdated one
-            finished = [cell for cell in cells if (self.runs / cell.folder / "result.json").is_file()]
-        return [cell for cell in cells if cell not in finished], finished
+        missing, finished = [], []
+        for cell in cells:
+            if self.overwrite == "never":  # whatever has a record keeps it, even a failed or outdated one
+                done = (self.runs / cell.folder / "result.json").is_file()
+            else:
+                done = self.finished(cell) is not None
+            (finished if done else missing).append(cell)
+        return missing, finished
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -207,7 +217,10 @@ class Execution:
         elif isinstance(result, Exception):
             self._raise_if_hopeless(result)
             status = "skipped" if isinstance(result, MissingPictures) else "failed"
-            device = resolve_device(self.device)
+            try:
+                device = resolve_device(self.device)
+            except RequestError:  # the machines that do the work have it, this one does not
+                device = "cpu"
             for cell in piece.cells:
                 records[cell.folder] = self._record(cell, status, str(result), None, device, time.time())
         elif piece.method == "score":
@@ -308,7 +321,7 @@ class Execution:
             about={"fingerprint": pretraining.fingerprint(self.pictures_fingerprint(pretraining)),
                    "config": pretraining.config(),
                    "environment": {**environment(device), "processes": self.processes, "sharded": self.sharded}},
-            progress=self.reporter.report, sharded=self.sharded,
+            progress=noting(self.runs, pretraining.folder / "pretrain", self.reporter.report), sharded=self.sharded,
         )
 
     def score(self, cell: Cell, backbone: Path, wait: bool = False) -> Record:
@@ -339,7 +352,8 @@ class Execution:
         section = data_module.section(cell.pretraining.suite, cell.task.name, self.root)
         job = Job(
             backbone=backbone, task=cell.task.name, protocol=cell.protocol, data=section, settings=cell.settings,
-            seed=cell.pretraining.seed, device=device, work_dir=folder, progress=self.reporter.report,
+            seed=cell.pretraining.seed, device=device, work_dir=folder,
+            progress=noting(self.runs, cell.folder, self.reporter.report),
         )
         try:
             outcome = self.evaluate(job)
@@ -486,15 +500,18 @@ def sha256(backbone: Path) -> str:
     return hashlib.sha256((backbone / "backbone.safetensors").read_bytes()).hexdigest()
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, here: bool = True) -> None:
     """Refuse a device that is none before any work; torch is asked only where it has to be.
+
+    Args:
+        here: the work is done on this machine.
 
     Raises:
         RequestError: as :func:`resolve_device`.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise RequestError(f"--device {device!r}: write auto, cpu or cuda[:N]")
-    if device.startswith("cuda"):
+    if here and device.startswith("cuda"):
         resolve_device(device)
 
 

@@ -237,7 +237,7 @@ def led(launcher: str, device: str) -> AbstractContextManager[Team | None]:
     return team
 
 
-def check_alone(launcher: str, sharded: bool, jobs: int | None) -> None:
+def check_alone(launcher: str, sharded: bool, jobs: int | None, executor: str) -> None:
     """Refuse options that make no sense together.
 
     Raises:
@@ -247,5 +247,6 @@ def check_alone(launcher: str, sharded: bool, jobs: int | None) -> None:
         if sharded:
             raise RequestError("--sharded divides weights among processes: name what started them by --launcher")
         return
-    if jobs is not None:
-        raise RequestError(f"--jobs with --launcher {launcher}: the processes are the launcher's; leave one out")
+    for option, given in (("--jobs", jobs is not None), ("--executor", executor != "local")):
+        if given:
+            raise RequestError(f"{option} with --launcher {launcher}: the processes are the launcher's; leave one out")

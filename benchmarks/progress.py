@@ -88,3 +88,14 @@ class Silent(Reporter):
 
     def say(self, line: str) -> None:
         pass
+
+
+class Kept(Silent):
+    """Keeps the lines that are said, for another process to say them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)

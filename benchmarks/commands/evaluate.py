@@ -14,6 +14,7 @@ from benchmarks.options import (
     DataRoot,
     Device,
     DryRun,
+    Executor,
     Jobs,
     Launcher,
     Overwrite,
@@ -48,6 +49,7 @@ def eval_(
     data_root: DataRoot = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    executor: Executor = "local",
     launcher: Launcher = "none",
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
@@ -61,7 +63,7 @@ def eval_(
     from benchmarks import evaluate
     from benchmarks.plan import Request
 
-    with Means(device, jobs, launcher).joined() as means:
+    with Means(device, jobs, executor, launcher).joined() as means:
         wanted = evaluate.Wanted(backbone, name, layout, heads, patch_size)
         chosen = chosen_seeds(seeds, seed)
         converted = evaluate.fetch(wanted)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +19,7 @@ from benchmarks.options import (
     DataRoot,
     Device,
     DryRun,
+    Executor,
     Jobs,
     Launcher,
     Objectives,
@@ -35,7 +38,7 @@ from benchmarks.options import (
 )
 
 if TYPE_CHECKING:
-    from benchmarks.crew import Crew
+    from benchmarks import scheduling
     from benchmarks.execute import Execution
     from benchmarks.jointly import Jointly
     from benchmarks.launch import Team
@@ -55,6 +58,7 @@ def run(
     data_root: DataRoot = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    executor: Executor = "local",
     launcher: Launcher = "none",
     sharded: Sharded = False,
     cfg_options: CfgOptions = None,
@@ -65,7 +69,7 @@ def run(
     """Train the objectives' backbones, score them on the tasks, print the table."""
     from benchmarks.plan import Request, plan
 
-    with Means(device, jobs, launcher, sharded).joined() as means:
+    with Means(device, jobs, executor, launcher, sharded).joined() as means:
         wanted = chosen_seeds(seeds, seed)
         request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
         carry_out(plan(request), runs, data_root, means, overwrite, dry_run, output_format)
@@ -87,6 +91,7 @@ def sweep(
     data_root: DataRoot = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    executor: Executor = "local",
     launcher: Launcher = "none",
     sharded: Sharded = False,
     cfg_options: CfgOptions = None,
@@ -97,7 +102,7 @@ def sweep(
     """Run every combination of varied options and print the ablation table."""
     from benchmarks import plan as planning
 
-    with Means(device, jobs, launcher, sharded).joined() as means:
+    with Means(device, jobs, executor, launcher, sharded).joined() as means:
         wanted = chosen_seeds(seeds, seed)
         request = planning.Request(
             names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
@@ -111,6 +116,7 @@ class Means:
 
     device: str
     jobs: int | None
+    executor: str = "local"
     launcher: str = "none"
     sharded: bool = False
     team: Team | None = None
@@ -124,22 +130,32 @@ class Means:
         """
         from benchmarks.launch import check_alone, led
 
-        check_alone(self.launcher, self.sharded, self.jobs)
+        check_alone(self.launcher, self.sharded, self.jobs, self.executor)
         with led(self.launcher, self.device) as team:
             yield replace(self, team=team)
 
-    @contextmanager
-    def at_work(self, execution: Execution, cells: Sequence[Cell]) -> Iterator[Crew | Jointly]:
+    def at_work(
+        self, execution: Execution, cells: Sequence[Cell]
+    ) -> AbstractContextManager[scheduling.Executor | Jointly]:
         """What runs cells of the request ``cells``."""
-        from benchmarks.crew import Crew, resolve_jobs
         from benchmarks.execute import resolve_device
-        from benchmarks.jointly import Jointly
 
+        kind, _, where = self.executor.partition(":")
         if self.team is not None:
-            yield Jointly.of(execution, self.team, self.sharded)
-            return
-        with Crew(execution, resolve_jobs(self.jobs, resolve_device(self.device)), cells) as crew:
-            yield crew
+            from benchmarks.jointly import Jointly
+
+            return nullcontext(Jointly.of(execution, self.team, self.sharded))
+        if kind == "ray":
+            from benchmarks.ray_cluster import RayCluster
+
+            return RayCluster(execution, where, self.jobs, cells)
+        if kind == "slurm":
+            from benchmarks.slurm_jobs import SlurmJobs
+
+            return SlurmJobs(execution, where, self.jobs, cells)
+        from benchmarks.crew import Crew, resolve_jobs
+
+        return Crew(execution, resolve_jobs(self.jobs, resolve_device(self.device)), cells)
 
 
 def carry_out(
@@ -149,9 +165,11 @@ def carry_out(
     """Run what is missing of the cells and print their table; exit 1 where a cell has no number."""
     from benchmarks.data import data_root as find_data
     from benchmarks.execute import Execution, check_device
+    from benchmarks.notes import announced
     from benchmarks.progress import Reporter
 
-    check_device(means.device)
+    words = shlex.join(["bench", *sys.argv[1:]])
+    check_device(means.device, means.executor == "local")
     suite = cells[0].pretraining.suite
     reporter = Reporter()
     if dry_run and (data_root is None or suite.rendered):  # no pictures yet: what is finished cannot be told
@@ -167,7 +185,7 @@ def carry_out(
         if dry_run:
             return
         if missing:
-            with means.at_work(execution, cells) as crew:
+            with means.at_work(execution, cells) as crew, announced(runs, missing, len(done), words):
                 crew.check(missing)
                 crew.run(missing)
     if not _print_table(cells, runs, output_format):

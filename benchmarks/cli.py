@@ -25,6 +25,7 @@ from benchmarks.commands import (
     reproduce,
     run,
     speed,
+    status,
     visualize,
 )
 from benchmarks.errors import EXIT_INTERRUPTED, EXIT_REQUEST, RequestError
@@ -36,6 +37,7 @@ app = typer.Typer(
 # in the order of the help
 app.command()(run.run)
 app.command()(run.sweep)
+app.command()(status.status)
 app.command("eval")(evaluate.eval_)
 app.command()(speed.speed)
 app.command("list")(listing.list_)

@@ -11,8 +11,7 @@ import os
 import threading
 import time
 import warnings
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context, parent_process
@@ -27,6 +26,7 @@ from benchmarks.errors import RequestError
 from benchmarks.execute import Execution, Threads, Work
 from benchmarks.plan import Cell
 from benchmarks.progress import Reporter
+from benchmarks.scheduling import Executor, WorkerLost
 from leaderboard.records import Record
 
 MEMORY = 3 * 2**30  # bytes of a worker on the embedded suite, with room to spare
@@ -43,18 +43,18 @@ def resolve_jobs(jobs: int | None, device: str) -> int:
     return max(1, min(cores(), available_memory() // MEMORY))
 
 
-def divide(cells: Sequence[Cell], jobs: int) -> Threads:
-    """Threads of a pre-training and of a cell: all cores for the only backbone of a request, else a share."""
+def divide(cells: Sequence[Cell], jobs: int, of: int | None = None) -> Threads:
+    """Threads of a pre-training and of a cell: all cores for the only backbone of a request, else a share.
+
+    Args:
+        of: how many cores there are to share; None: this machine's.
+    """
     trained = {cell.pretraining.folder for cell in cells if cell.pretraining.recipe.trains}
 
     def share(pieces: int) -> int:
-        return max(1, cores() // max(1, min(jobs, pieces)))
+        return max(1, (of or cores()) // max(1, min(jobs, pieces)))
 
     return Threads(pretraining=share(len(trained)), task=share(len(cells)))
-
-
-class WorkerLost(RuntimeError):
-    """A worker process ended in the middle of its work."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class _Worker:
 
 
 @dataclass
-class Crew:
+class Crew(Executor):
     """Runs cells in ``jobs`` processes; with one job, or one cell, in this process. A context manager.
 
     ``requested`` are all cells of the request, finished ones too: they decide the threads.
@@ -187,35 +187,33 @@ class Crew:
 
     def run(self, cells: Sequence[Cell]) -> list[Record]:
         """See :meth:`Execution.run`."""
-        if self._alone(cells):
-            return self.execution.run(cells)
-        waiting, records = self.execution.queue(cells), {}
-        while waiting or any(worker.piece for worker in self._workers):
-            self._hand_out(waiting)
-            busy = {worker.pipe: worker for worker in self._workers if worker.piece}
-            for pipe in connection.wait(list(busy)):
-                worker = busy[pipe]  # type: ignore[index]
-                answer = self._listen(worker)
-                if answer is None:
-                    continue
+        return self.execution.run(cells) if self._alone(cells) else super().run(cells)
+
+    def busy(self) -> bool:
+        return any(worker.piece for worker in self._workers)
+
+    def takes(self, piece: Work) -> bool:
+        """Where a worker and cores are free; at least one piece is always under way."""
+        under_way = [worker.piece.threads for worker in self._workers if worker.piece]
+        return not under_way or (len(under_way) < self.jobs and sum(under_way) + piece.threads <= cores())
+
+    def begin(self, piece: Work) -> None:
+        worker = next((w for w in self._workers if w.piece is None), None) or self._start()
+        worker.piece = piece
+        worker.pipe.send(piece)
+
+    def answers(self) -> Iterator[tuple[Work, Any]]:
+        busy = {worker.pipe: worker for worker in self._workers if worker.piece}
+        for pipe in connection.wait(list(busy)):
+            worker = busy[pipe]  # type: ignore[index]
+            answer = self._listen(worker)
+            if answer is not None:
                 piece, worker.piece = worker.piece, None
                 assert piece is not None
-                self.execution.reporter.finish(piece.name)
-                self.execution.settle(piece, answer.result, waiting, records)
-        return [records[cell.folder] for cell in cells]
+                yield piece, answer.result
 
     def _alone(self, cells: Sequence[Cell]) -> bool:
         return min(self.jobs, len(cells)) <= 1
-
-    def _hand_out(self, waiting: deque[Work]) -> None:
-        """Give idle workers the next pieces that the free cores allow; at least one piece is always under way."""
-        while waiting:
-            under_way = [worker.piece.threads for worker in self._workers if worker.piece]
-            if len(under_way) >= self.jobs or (under_way and sum(under_way) + waiting[0].threads > cores()):
-                return
-            worker = next((w for w in self._workers if w.piece is None), None) or self._start()
-            worker.piece = waiting.popleft()
-            worker.pipe.send(worker.piece)
 
     def _listen(self, worker: _Worker) -> _Done | None:
         """Hear one message of a worker: show it, or give what came of its work, :class:`WorkerLost` if it died."""

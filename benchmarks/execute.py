@@ -21,12 +21,13 @@ from benchmarks.data import DataError, MissingPictures
 from benchmarks.environment import cores, environment, keep_kernels
 from benchmarks.errors import RequestError
 from benchmarks.locks import Busy, held
+from benchmarks.notes import noting
 from benchmarks.plan import Cell, Pretraining
 from benchmarks.progress import Reporter
 from leaderboard.records import InvalidRecord, Record, RecordError, checked, read_record, write_record
 
 if TYPE_CHECKING:
-    from downstream.task import Outcome
+    from downstream.task import Job, Outcome
     from objectives.objective import Objective
     from objectives.pictures.source import Source
     from objectives.pretrain import PretrainJob
@@ -67,6 +68,11 @@ class Work:
     name: str
     wait: bool = False  # for another process that is at work on it
 
+    @property
+    def place(self) -> Path:
+        """The folder that it fills, relative to the runs folder."""
+        return self.arguments[0].folder / "pretrain" if self.method == "pretrain" else self.arguments[0].folder
+
 
 @dataclass
 class Execution:
@@ -78,6 +84,8 @@ class Execution:
     overwrite: str = "only-missing"
     reporter: Reporter = field(default_factory=Reporter)
     threads: Threads = field(default_factory=lambda: Threads(cores(), cores()))
+    processes: int = 1  # that train a backbone or fine-tune on a task together
+    sharded: bool = False  # each of them keeps a part of the weights
     _pictures: dict[str, Source] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
@@ -121,14 +129,22 @@ class Execution:
         same = record.fingerprints.get("cell") == cell.fingerprint(sha256(folder), self.task_fingerprint(cell))
         return record if same and record.status == "ok" else None
 
+    def kept(self, cell: Cell) -> Record:
+        """The record in the cell's folder, as another process has just written it."""
+        return read_record(self.runs / cell.folder / "result.json")
+
     def split(self, cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
         """(to run, finished) under the ``overwrite`` word."""
         if self.overwrite == "always":
             return list(cells), []
-        finished = [cell for cell in cells if self.finished(cell) is not None]
-        if self.overwrite == "never":  # whatever has a record keeps it, even a failed or outdated one
-            finished = [cell for cell in cells if (self.runs / cell.folder / "result.json").is_file()]
-        return [cell for cell in cells if cell not in finished], finished
+        missing, finished = [], []
+        for cell in cells:
+            if self.overwrite == "never":  # whatever has a record keeps it, even a failed or outdated one
+                done = (self.runs / cell.folder / "result.json").is_file()
+            else:
+                done = self.finished(cell) is not None
+            (finished if done else missing).append(cell)
+        return missing, finished
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -205,7 +221,10 @@ class Execution:
         elif isinstance(result, Exception):
             self._raise_if_hopeless(result)
             status = "skipped" if isinstance(result, MissingPictures) else "failed"
-            device = resolve_device(self.device)
+            try:
+                device = resolve_device(self.device)
+            except RequestError:  # the machines that do the work have it, this one does not
+                device = "cpu"
             for cell in piece.cells:
                 records[cell.folder] = self._record(cell, status, str(result), None, device, time.time())
         elif piece.method == "score":
@@ -252,21 +271,26 @@ class Execution:
                 raise PretrainingFailed(f"pre-training failed: {reason}") from error
 
     def _train(self, pretraining: Pretraining) -> Path:
-        from objectives.pretrain import pretrain
-
         started = time.time()
         name = _name(pretraining)
         self.reporter.begin(name)
         folder = self.runs / pretraining.folder / "pretrain"
-        pictures = self.pictures(pretraining)
+        self.pictures(pretraining)  # before anything is touched
         self._clear_stale(folder, pretraining)
-        pretrain(self.pretrain_job(pretraining, folder, resolve_device(self.device)), pictures)
+        self.make_backbone(pretraining, folder)
         section = data_module.absolute(pretraining.suite.pictures, self.root)
         if changed := self._changed("pictures", section):
             (folder / "backbone.json").unlink()
             raise DataError(changed)
         self.reporter.say(f"trained {name} in {time.time() - started:.0f} s")
         return folder
+
+    def make_backbone(self, pretraining: Pretraining, folder: Path) -> None:
+        """Train it, or go on from the last checkpoint."""
+        from objectives.pretrain import pretrain
+
+        job = self.pretrain_job(pretraining, folder, resolve_device(self.device))
+        pretrain(job, self.pictures(pretraining))
 
     def _clear_stale(self, folder: Path, pretraining: Pretraining) -> None:
         """A checkpoint is resumed only by the settings that wrote it."""
@@ -301,8 +325,9 @@ class Execution:
             fixed_crop=suite.fixed_crop, decoder=suite.decoder, suite=suite.name, seed=pretraining.seed,
             device=device, folder=folder, cache=data_module.cache_folder(self.runs),
             about={"fingerprint": pretraining.fingerprint(self.pictures_fingerprint(pretraining)),
-                   "config": pretraining.config(), "environment": environment(device)},
-            progress=self.reporter.report,
+                   "config": pretraining.config(),
+                   "environment": {**environment(device), "processes": self.processes, "sharded": self.sharded}},
+            progress=noting(self.runs, pretraining.folder / "pretrain", self.reporter.report), sharded=self.sharded,
         )
 
     def score(self, cell: Cell, backbone: Path, wait: bool = False) -> Record:
@@ -320,7 +345,7 @@ class Execution:
             return known
 
     def _score(self, cell: Cell, backbone: Path) -> Record:
-        from downstream.task import Job, MissingData, evaluate
+        from downstream.task import Job, MissingData
 
         device = resolve_device(self.device)
         self.reporter.begin(cell.name)
@@ -333,10 +358,11 @@ class Execution:
         section = data_module.section(cell.pretraining.suite, cell.task.name, self.root)
         job = Job(
             backbone=backbone, task=cell.task.name, protocol=cell.protocol, data=section, settings=cell.settings,
-            seed=cell.pretraining.seed, device=device, work_dir=folder, progress=self.reporter.report,
+            seed=cell.pretraining.seed, device=device, work_dir=folder,
+            progress=noting(self.runs, cell.folder, self.reporter.report),
         )
         try:
-            outcome = evaluate(job)
+            outcome = self.evaluate(job)
         except MissingData as error:
             return self._record(cell, "skipped", str(error), None, device, started)
         except Exception as error:
@@ -345,6 +371,12 @@ class Execution:
         if changed := self._changed(cell.task.name, section):
             return self._record(cell, "failed", changed, None, device, started)
         return self._record(cell, "ok", None, outcome, device, started, backbone)
+
+    def evaluate(self, job: Job) -> Outcome:
+        """The cell's number."""
+        from downstream.task import evaluate
+
+        return evaluate(job)
 
     def _changed(self, name: str, section: dict[str, Any]) -> str | None:
         """Why a result does not stand: the data are not those that the cell was planned with."""
@@ -355,6 +387,8 @@ class Execution:
 
     def _raise_if_hopeless(self, error: Exception) -> None:
         """A disk that is full or gone would fail every other cell as well: the run ends, what is finished stays."""
+        if isinstance(error, RequestError):
+            raise error
         if isinstance(error, OSError) and error.errno in HOPELESS:
             where = error.filename or self.runs
             raise RequestError(
@@ -411,7 +445,9 @@ class Execution:
                 "seconds": round(seconds, 2), "device": device_name(device), "flops": None,
                 "peak_memory_bytes": peak_memory(),
             },
-            environment={**environment(device), "threads": asdict(self.threads)},
+            environment={**environment(device), "threads": asdict(self.threads), "processes": {
+                "pretraining": about.get("environment", {}).get("processes", 1), "task": self.processes,
+            }},
             fingerprints={
                 "cell": cell.fingerprint(weights or "none", data),
                 "config": pretraining.fingerprint(self.pictures_fingerprint(pretraining)), "data": data,
@@ -470,15 +506,18 @@ def sha256(backbone: Path) -> str:
     return hashlib.sha256((backbone / "backbone.safetensors").read_bytes()).hexdigest()
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, here: bool = True) -> None:
     """Refuse a device that is none before any work; torch is asked only where it has to be.
+
+    Args:
+        here: the work is done on this machine.
 
     Raises:
         RequestError: as :func:`resolve_device`.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise RequestError(f"--device {device!r}: write auto, cpu or cuda[:N]")
-    if device.startswith("cuda"):
+    if here and device.startswith("cuda"):
         resolve_device(device)
 
 

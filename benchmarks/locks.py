@@ -5,6 +5,7 @@ A lock is the system's own on an open file (flock), so that it ends with the pro
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,30 @@ class Busy(Exception):
     """Another process holds the lock."""
 
 
+def _path(runs: Path, work: Path) -> Path:
+    return runs / FOLDER / ("--".join(work.parts) + ".lock")
+
+
+def beside(runs: Path, work: Path) -> Path:
+    """A file beside the lock on ``work``, for notes of who holds it; it goes with the lock."""
+    return _path(runs, work).with_suffix(".progress")
+
+
+def is_held(runs: Path, work: Path) -> bool:
+    """Whether a process holds the lock on ``work``, on any machine that the file system locks for.
+
+    A process that asks for the lock in the same instant may find it taken; it then comes back later.
+    """
+    try:
+        with open(_path(runs, work), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextmanager
 def held(runs: Path, work: Path, wait: bool) -> Iterator[None]:
     """Hold the lock on ``work``, a folder relative to ``runs``.
@@ -28,7 +53,7 @@ def held(runs: Path, work: Path, wait: bool) -> Iterator[None]:
     Raises:
         Busy: another process holds it.
     """
-    path = runs / FOLDER / ("--".join(work.parts) + ".lock")
+    path = _path(runs, work)
     lock = FileLock(path, timeout=-1 if wait else 0)
     while not lock.is_locked:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +66,8 @@ def held(runs: Path, work: Path, wait: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            beside(runs, work).unlink()
         with suppress(OSError):
             path.unlink()  # while it is held: who waits for it notices and makes a new one
         lock.release()

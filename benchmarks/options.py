@@ -7,6 +7,7 @@ command begins.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +15,12 @@ from typing import Annotated
 import typer
 
 from benchmarks.errors import RequestError, unknown
+from benchmarks.launch import LAUNCHERS
 
 OVERWRITE = ("only-missing", "always", "never")
 TABLE_FORMATS = ("terminal", "md", "csv", "json", "html", "tex")
 TEXT_FORMATS = ("text", "json")
+EXECUTORS = ("local", "ray", "slurm")
 
 COMMITTED = Path(__file__).parent.parent / "leaderboard" / "records"  # the records behind the published table
 
@@ -37,6 +40,13 @@ def choice(option: str, known: Sequence[str]) -> Callable[[str], str]:
     return check
 
 
+def check_executor(value: str) -> str:
+    """``local``, ``ray[:ADDRESS]`` or ``slurm[:PARAMETERS]``; what follows the colon is looked at later."""
+    if value == "local" or value.partition(":")[0] in EXECUTORS[1:]:
+        return value
+    raise unknown("value of --executor", value, EXECUTORS)
+
+
 Objectives = Annotated[str, typer.Option("--objective", help="Objectives, separated by commas, or `all`.")]
 Tasks = Annotated[str, typer.Option(help="Tasks, separated by commas, or `all`.")]
 Suite = Annotated[str, typer.Option(help="Suite; see `bench list suites`.")]
@@ -53,6 +63,20 @@ Jobs = Annotated[
     int | None,
     typer.Option(min=1, help="Backbones and cells computed side by side, in processes that share the cores; default: "
                  "on a CPU one a core, on a GPU one."),
+]
+Launcher = Annotated[
+    str,
+    typer.Option(help="What started this command's processes: none, pytorch (torchrun), slurm (srun) or mpi (mpirun). "
+                 "They pre-train and fine-tune together.", callback=choice("--launcher", LAUNCHERS)),
+]
+Executor = Annotated[
+    str,
+    typer.Option(help="Who computes backbones and cells: local (this machine, see --jobs), ray[:ADDRESS] (without an "
+                 "address: a cluster of this machine), slurm[:partition=…,time=MINUTES,cores=…,mem=GB,gpus=…,…]. "
+                 "The other two need a --runs folder that all machines share.", callback=check_executor),
+]
+Sharded = Annotated[
+    bool, typer.Option("--sharded", help="With --launcher: in pre-training, each process keeps a part of the weights.")
 ]
 CfgOptions = Annotated[
     list[str] | None,
@@ -96,8 +120,12 @@ def check_writable(runs: Path) -> None:
     """Fail before any work where the runs folder cannot be written.
 
     Raises:
-        RequestError: it cannot.
+        RequestError: it cannot, or it is no folder but a store's URL.
     """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(runs)):
+        raise RequestError(
+            f"--runs {runs}: locks and checkpoints need a folder that every machine mounts, not a store's URL; mount it"
+        )
     probe = runs / f".write-test.{os.getpid()}"
     try:
         runs.mkdir(parents=True, exist_ok=True)

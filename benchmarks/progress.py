@@ -78,3 +78,24 @@ class Reporter:
     def say(self, line: str) -> None:
         """A line of text that stays."""
         self.console.print(line, markup=False, soft_wrap=True)
+
+
+class Silent(Reporter):
+    """Of a process that has nobody to tell."""
+
+    def show(self, cell: str, stage: str, done: int, total: int) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
+class Kept(Silent):
+    """Keeps the lines that are said, for another process to say them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)

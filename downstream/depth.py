@@ -243,6 +243,7 @@ class PictureDepthMetric(MmsegDepthMetric):
     def __init__(self, crop: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.crop = CROPS[crop]
+        self.per_item: list[float] = []  # filled by the process that computes the metrics
 
     def _get_eval_mask(self, gt_depth: Tensor) -> Tensor:
         valid = (gt_depth > self.min_depth_eval) & (gt_depth < self.max_depth_eval)

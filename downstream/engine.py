@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 from mmengine.runner import Runner, set_random_seed
 from torch.utils.data import Dataset, Subset
 
-from downstream import frozen, neighbours
+from downstream import frozen, neighbours, processes
 from downstream.optimise import OPTIMISERS, SCHEDULES, Watch, layer_groups, optimise, places
 from downstream.task import Job, MissingData, TaskError
 
@@ -181,7 +182,8 @@ def _train_all(model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any]
     lr = chosen["lr"][0] if isinstance(chosen["lr"], (list, tuple)) else chosen["lr"]
     groups = layer_groups(model, lr, chosen["weight_decay"], chosen["layer_decay"])
     loss = optimise(model, data, job, chosen, groups, "finetune")
-    (job.work_dir / "log.jsonl").write_text(json.dumps({"lr": lr, "train_loss": round(loss, 6)}) + "\n")
+    if is_main_process():
+        (job.work_dir / "log.jsonl").write_text(json.dumps({"lr": lr, "train_loss": round(loss, 6)}) + "\n")
     return len(data) * chosen["epochs"], {"lr": lr}
 
 
@@ -189,17 +191,21 @@ def _test(
     model: BaseModel, test: Dataset, recipe: Recipe, job: Job, chosen: dict[str, Any]
 ) -> tuple[dict[str, float], BaseMetric]:
     metric = METRICS.build(recipe.metric)
-    watch = Watch(job, "test", math.ceil(len(test) / chosen["test_batch"]))
+    several = get_world_size() > 1
+    items = processes.part(len(test))
+    watch = Watch(job, "test", math.ceil(len(items) / chosen["test_batch"]))
     runner = Runner(
         model=model, **places(job, "test"),
         test_dataloader={
             "dataset": test, "batch_size": chosen["test_batch"], "num_workers": chosen["num_workers"],
-            "sampler": {"type": "DefaultSampler", "shuffle": False}, "collate_fn": {"type": "pseudo_collate"},
+            "sampler": items if several else {"type": "DefaultSampler", "shuffle": False},
+            "collate_fn": {"type": "pseudo_collate"},
         },
-        test_cfg={}, test_evaluator=[metric], custom_hooks=[watch],
+        test_cfg={}, test_evaluator=processes.WholeSet(metric) if several else [metric], custom_hooks=[watch],
     )
     numbers = runner.test()
-    shutil.rmtree(job.work_dir / "mmengine", ignore_errors=True)
+    if is_main_process():
+        shutil.rmtree(job.work_dir / "mmengine", ignore_errors=True)
     return numbers, metric
 
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import _ParamScheduler
@@ -16,6 +17,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from downstream import processes
 from downstream.features import CachedFeatures
 from downstream.task import Job, TaskError
 
@@ -69,7 +71,9 @@ class Watch(Hook):
     ) -> None:
         step = runner.iter + 1
         if step % 20 == 0 or step > self.steps - 5:
-            loss = outputs["loss"].item()
+            loss = outputs["loss"].detach().clone()
+            all_reduce(loss, "mean")
+            loss = loss.item()
             if not math.isfinite(loss):
                 raise TaskError(f"{self.job.task}: the loss is {loss} at step {step} of {self.steps}; lower lr")
             self.recent = [*self.recent[-4:], loss]
@@ -138,11 +142,14 @@ def optimise(
 ) -> float:
     """Train ``model`` on ``data`` as the settings say; returns the mean of the last losses.
 
+    Within a process group all processes call this together; ``batch_size`` is that of all of them.
+
     Raises:
-        TaskError: the loss is not finite.
+        TaskError: the loss is not finite, or the batch does not divide among the processes.
     """
     batch_size = min(chosen["batch_size"], len(data))
     steps = chosen["epochs"] * max(1, len(data) // batch_size)
+    share = processes.divided(job, batch_size)
     watch = Watch(job, stage, steps)
     cached = isinstance(data, CachedFeatures)
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimiser(chosen, groups)}
@@ -154,9 +161,9 @@ def optimise(
     if chosen["accumulate"] > 1:
         wrapper["accumulative_counts"] = chosen["accumulate"]
     runner = Runner(
-        model=model, **places(job, stage),
+        model=processes.joined(model), **places(job, stage),
         train_dataloader={
-            "dataset": data, "batch_size": batch_size, "num_workers": 0 if cached else chosen["num_workers"],
+            "dataset": data, "batch_size": share, "num_workers": 0 if cached else chosen["num_workers"],
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": job.seed}, "drop_last": True,
             "collate_fn": (lambda batch: batch) if cached else {"type": "pseudo_collate"},
         },
@@ -172,7 +179,8 @@ def places(job: Job, stage: str) -> dict[str, Any]:
     """What every Runner here gets: its folder, seed, silence; mmengine's names must be new each time."""
     return {
         "work_dir": str(job.work_dir / "mmengine"), "experiment_name": f"{job.task}-{stage}-{time.time_ns()}",
-        "randomness": {"seed": job.seed}, "log_level": "ERROR",
+        # each process augments for itself
+        "randomness": {"seed": job.seed, "diff_rank_seed": get_world_size() > 1}, "log_level": "ERROR",
         "default_scope": DefaultScope.get_current_instance().scope_name,
         "default_hooks": {"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
     }

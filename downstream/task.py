@@ -50,6 +50,7 @@ class TaskInfo:
     metrics: tuple[Metric, ...]
     protocols: tuple[str, ...]
     module: str  # has ``evaluate(job: Job) -> Outcome``
+    data_parallel: bool = True  # several processes can fine-tune it together
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ TASKS: dict[str, TaskInfo] = {
                 Metric("SUC", True, "%", 0, 100), Metric("P", True, "%", 0, 100), Metric("NP", True, "%", 0, 100),
                 Metric("AO", True, "%", 0, 100), Metric("SR50", True, "%", 0, 100), Metric("SR75", True, "%", 0, 100),
             ),
-            FROZEN_FINETUNE, "downstream.tracking",
+            FROZEN_FINETUNE, "downstream.tracking", data_parallel=False,
         ),
     )
 }

@@ -33,7 +33,7 @@ class InfoNCE(_CropLoss):
     """MoCo v3's contrast (2104.02057, algorithm 1): which of the batch is the same picture's other view?
 
     Cross-entropy of cosines / ``temperature`` (.2), times 2 · ``temperature``; first view against the teacher's
-    second, plus second against first. Within one process.
+    second, plus second against first.
     """
 
     def __init__(self, temperature: float = 0.2, geometry: Geometry | None = None) -> None:
@@ -57,6 +57,8 @@ class CrossViews(_CropLoss):
 
     The mean over all such pairs; ``temperature`` (.1) is the student's.
     """
+
+    compares = False  # a picture's crops only with each other
 
     def __init__(self, temperature: float = 0.1, geometry: Geometry | None = None) -> None:
         super().__init__(temperature)

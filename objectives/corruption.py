@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from objectives.processes import draw, gather, share
 from objectives.recipe import ObjectiveError
 from objectives.registry import CORRUPTIONS, Geometry
 
@@ -105,7 +106,7 @@ class RandomMask(Corruption):
         self.hidden = masked_count(self.side**2, ratio, rounding)
 
     def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
-        noise = torch.rand(len(images), self.side**2, generator=generator)
+        noise = draw(lambda count: torch.rand(count, self.side**2, generator=generator), len(images))
         mask = torch.zeros_like(noise, dtype=torch.bool)
         mask.scatter_(1, noise.argsort(dim=1)[:, : self.hidden], True)
         mask = mask.view(-1, self.side, self.side)
@@ -157,7 +158,7 @@ class BlockMask(Corruption):
         return flat
 
     def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
-        mask = torch.stack([self._one(generator) for _ in range(len(images))])
+        mask = draw(lambda count: torch.stack([self._one(generator) for _ in range(count)]), len(images))
         return Seen(images, mask.to(images.device))
 
 
@@ -180,7 +181,7 @@ class AttentionMask(Corruption):
                 "objective.corruption.type=AttentionMask needs a teacher that attends: "
                 "objective.teacher.type=FrozenNetwork"
             )
-        weights = attention.float().cpu().clamp(min=1e-9)  # without replacement: every patch must be drawable
+        weights = gather(attention.float()).cpu().clamp(min=1e-9)  # no replacement: every patch must be drawable
         kept = torch.multinomial(weights, weights.shape[1] - self.hidden, replacement=False, generator=generator)
         mask = torch.ones_like(weights, dtype=torch.bool).scatter_(1, kept, False)
-        return Seen(images, mask.to(images.device))
+        return Seen(images, share(mask).to(images.device))

@@ -8,7 +8,7 @@ Constants: ``sunsmarterjie/beyond_masking``, commit 1943773 (facts only; where i
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from objectives.corruption import Corruption, Seen
+from objectives.processes import draw
 from objectives.recipe import ObjectiveError
 from objectives.registry import CORRUPTIONS, Geometry, build
 
@@ -68,6 +69,11 @@ class ZoomIn(Degradation):
         return images[..., m:-m, m:-m].contiguous(), None
 
 
+def _per_image_or_batch(make: Callable[[int], Tensor], images: Tensor, per_image: bool) -> Tensor:
+    """``make(n)`` for each picture, (B, …), or once for all, (1, …)."""
+    return draw(make, len(images)) if per_image else make(1)
+
+
 def reflect_into(images: Tensor, offset: Tensor, size: int) -> Tensor:
     """Paste views (B, 3, V, V) at ``offset`` (B, 2) into canvases (B, 3, size, size), mirrored beyond their edges.
 
@@ -102,8 +108,9 @@ class ZoomOut(Degradation):
 
     def degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         size = self.geometry.input_size
-        draws = torch.randint(0, size - self.view, (len(images) if self.per_image else 1, 2), generator=generator)
-        offset = draws.expand(len(images), 2)
+        offset = _per_image_or_batch(
+            lambda count: torch.randint(0, size - self.view, (count, 2), generator=generator), images, self.per_image
+        ).expand(len(images), 2)
         return reflect_into(images, offset, size), offset
 
 
@@ -121,7 +128,7 @@ class Distort(Degradation):
         self.low, self.high = strength
 
     def degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, None]:
-        draws = torch.rand(len(images), 3, generator=generator).to(images.device)
+        draws = draw(lambda count: torch.rand(count, 3, generator=generator), len(images)).to(images.device)
         centre = (2 * draws[:, :2] - 1).view(-1, 1, 1, 2)
         strength = (self.low + draws[:, 2] * (self.high - self.low)).view(-1, 1, 1, 1)
         axis = torch.linspace(-1, 1, images.shape[-1], device=images.device)
@@ -156,7 +163,7 @@ class Blur(Degradation):
 
     def degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, None]:
         count, channels, height, width = images.shape
-        weights = self.weights(count, generator).to(images)
+        weights = draw(lambda number: self.weights(number, generator), count).to(images)
         groups = count if self.mixing else count * channels
         flat = images.reshape(1, count * channels, height, width)
         blurred = F.conv2d(flat, weights.flatten(0, 1), padding=self.kernel // 2, groups=groups)
@@ -178,6 +185,8 @@ class Decolorize(Degradation):
         self.high, self.per_image = high, per_image
 
     def degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, None]:
-        draws = torch.rand(len(images) if self.per_image else 1, 3, 1, 1, generator=generator)
+        draws = _per_image_or_batch(
+            lambda count: torch.rand(count, 3, 1, 1, generator=generator), images, self.per_image
+        )
         grey = (images * (self.high * draws).to(images)).sum(1, keepdim=True)
         return grey.expand_as(images).contiguous(), None

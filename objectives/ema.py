@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from objectives.backbone import each_block, place, prefix_of
 from objectives.corruption import Seen
+from objectives.processes import gather, mean, mixes, share
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 from objectives.teacher import Teacher
@@ -137,7 +138,7 @@ class MomentumTeacher(Teacher):
         return self._project(self.student(seen.images, None))
 
     def _project(self, vectors: Tensor) -> Tensor:
-        return self.head(vectors)
+        return share(self.head(gather(vectors))) if mixes(self.head) else self.head(vectors)
 
 
 @TEACHERS.register_module()
@@ -189,5 +190,5 @@ class CentredTeacher(MomentumTeacher):
     def _project(self, vectors: Tensor) -> Tensor:
         logits = self.head(vectors).float()
         if self.training:
-            self.pending = logits.mean(0)
+            self.pending = mean(logits.mean(0))
         return (logits - self.centre) / self.temperature

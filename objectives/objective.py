@@ -12,11 +12,11 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from objectives.backbone import create_backbone, geometry_of
 from objectives.corruption import Seen
 from objectives.pictures.augment import finish
+from objectives.processes import draw, gather, mixes, share, weight
 from objectives.recipe import Crop, ObjectiveError
 from objectives.registry import build
 
@@ -55,6 +55,7 @@ class Objective(BaseModel):
         self.head = build("head", slots["head"], geometry=self.geometry, out_width=self.teacher.width)
         self.loss = build("loss", slots["loss"], geometry=self.geometry)
         self._check_views(slots)
+        self.mixes = mixes(self.student, self.head)
         self.crop, self.fixed_crop, self.view = crop, fixed_crop, self.corruption.view
         self.cropped = False  # whether pictures come cropped already
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -94,7 +95,7 @@ class Objective(BaseModel):
         """uint8 (B, 3, S, S) -> normalised views (B, 3, V, V) and which were flipped (B,)."""
         flip = torch.zeros(len(images), dtype=torch.bool)
         if self.crop.flip:
-            flip = torch.rand(len(images), generator=self.generator) < 0.5
+            flip = draw(lambda count: torch.rand(count, generator=self.generator), len(images)) < 0.5
         on_device = flip.to(images.device)
         if self.cropped:
             return finish(images, on_device, self.mean, self.std), on_device
@@ -107,7 +108,7 @@ class Objective(BaseModel):
     def _random_resized_crop(self, x: Tensor, flip: Tensor) -> Tensor:
         """RandomResizedCrop of a batch by one grid_sample: torchvision's distribution, kept inside the picture."""
         low, high = self.crop.scale
-        draws = torch.rand(len(x), 4, generator=self.generator)
+        draws = draw(lambda count: torch.rand(count, 4, generator=self.generator), len(x))
         area = low + draws[:, 0] * (high - low)
         log_low, log_high = (torch.log(torch.tensor(r)) for r in self.crop.ratio)
         ratio = torch.exp(log_low + draws[:, 1] * (log_high - log_low))
@@ -166,11 +167,18 @@ class Objective(BaseModel):
         tokens = self.student(seen.images, seen.mask)
         if seen.local is not None:
             tokens = torch.cat([tokens, self.student(seen.local, None)])
+        if self.mixes:
+            return share(self.head(gather(tokens), gather(seen.mask)))
         return self.head(tokens, seen.mask)
 
     def _loss(self, prediction: Tensor, target: Tensor, seen: Seen) -> Tensor:
-        place = {"offset": seen.offset} if getattr(self.loss, "takes_offset", False) else {}
-        return self.loss(prediction, target, seen.mask, **place)
+        mask, offset = seen.mask, seen.offset
+        compares = getattr(self.loss, "compares", not getattr(self.loss, "divisible", True))
+        if compares:
+            prediction, target, mask, offset = (gather(part) for part in (prediction, target, mask, offset))
+        place = {"offset": offset} if getattr(self.loss, "takes_offset", False) else {}
+        loss = self.loss(prediction, target, mask, **place)
+        return loss if compares or mask is None or self.loss.region != "masked" else loss * weight(mask.sum())
 
     # --- a step that may not fit into memory --------------------------------------------------------------------------
 
@@ -224,8 +232,7 @@ class Objective(BaseModel):
             yield share, part, target[start : start + size]
 
     def _halve(self, count: int) -> None:
-        mixes = any(isinstance(m, _BatchNorm) for part in (self.student, self.head) for m in part.modules())
-        if mixes or not getattr(self.loss, "divisible", True) or self.teacher.sees == "seen":
+        if self.mixes or not getattr(self.loss, "divisible", True) or self.teacher.sees == "seen":
             raise ObjectiveError(
                 f"out of memory with {count} pictures a step, and this objective compares the pictures of a batch with "
                 "each other, so that they cannot be taken one part after another; lower suite.batch_size"

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dist import barrier, get_world_size, is_distributed, is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from safetensors.torch import load_file, save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from objectives import checkpoint
+from objectives import checkpoint, parallel, processes
 from objectives.files import whole
 from objectives.interruption import Deferred
 from objectives.machine import available_memory
@@ -67,6 +68,7 @@ class PretrainJob:
     folder: Path  # receives backbone.safetensors, backbone.json, log.jsonl
     cache: Path | None = None  # folder for tokenizers and teacher targets shared between seeds
     about: Mapping[str, Any] = field(default_factory=dict)  # more facts for backbone.json
+    sharded: bool = False  # of several processes, each keeps a part of the weights and of the optimiser's state
     progress: Progress = lambda stage, done, total: None
 
     @property
@@ -80,25 +82,34 @@ class PretrainJob:
         return None if self.fixed_crop else self.crop
 
 
+class _Runner(Runner):
+    """mmengine's, without its initialisation of weights, which would send each process's own part to the others."""
+
+    def _init_model_weights(self) -> None:
+        pass
+
+
 class _Steps(Hook):
     """Seeds each step, reports progress, writes ``log.jsonl`` and a resumable checkpoint, stops when it has to."""
 
     priority = "VERY_LOW"
 
-    def __init__(self, job: PretrainJob, pictures: Source, signals: Deferred) -> None:
-        self.job, self.pictures, self.signals = job, pictures, signals
+    def __init__(self, job: PretrainJob, objective: Objective, pictures: Source, signals: Deferred) -> None:
+        self.job, self.objective, self.pictures, self.signals = job, objective, pictures, signals
         self.log = job.folder / "log.jsonl"
         self.started = time.time()
         self.rows: list[dict[str, float]] = []
         self.lr = 0.0  # of the step being made
+        self.loss = math.nan  # the last one that was looked at
         self.recent: deque[tuple[int, Tensor, float, Tensor]] = deque(maxlen=LOSS_EVERY)  # step, loss, lr, pictures
 
     def before_train(self, runner: Runner) -> None:
-        state = checkpoint.newest(self.job.folder)
+        parallel.clip_whole(runner.model, runner.optim_wrapper)
+        with processes.first():  # it removes what is damaged
+            state = checkpoint.newest(self.job.folder)
         if state is None:
             return
-        runner.model.load_state_dict(state["model"])
-        runner.optim_wrapper.load_state_dict(state["optimiser"])
+        parallel.load_state(runner.model, runner.optim_wrapper, state)
         for scheduler, saved in zip(runner.param_schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
         runner.train_loop._iter = state["step"]
@@ -106,7 +117,7 @@ class _Steps(Hook):
         self.started -= state["seconds"]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        runner.model.begin_step(self.job.seed, runner.iter)
+        self.objective.begin_step(self.job.seed, runner.iter)
         self.lr = runner.optim_wrapper.get_lr()["lr"][0]
         if self.job.optimiser.weight_decay_end is not None:  # the first group is the one with decay
             decay = weight_decay_at(self.job.optimiser, runner.iter, self.job.steps)
@@ -116,16 +127,16 @@ class _Steps(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         step = runner.iter + 1
-        runner.model.after_step(step)
+        self.objective.after_step(step)
         self.recent.append((step, outputs["loss"].detach(), self.lr, data_batch["index"]))
         if step % LOSS_EVERY == 0 or step == self.job.steps:
             self._check_losses()
-            loss = outputs["loss"].item()
+            loss = self.loss
             row = {"step": step, "images": step * self.job.batch_size, "loss": round(loss, 6),
                    "lr": runner.optim_wrapper.get_lr()["lr"][0]}
             self.rows.append(row)
             self.job.progress(f"pretrain loss {loss:.4f}", step, self.job.steps)
-        stop = self.signals.asked and step < self.job.steps
+        stop = processes.anywhere(self.signals.asked) and step < self.job.steps
         if stop or (step % CHECKPOINT_EVERY == 0 and step < self.job.steps):
             self._check_losses()
             self._save(runner, step)
@@ -134,11 +145,13 @@ class _Steps(Hook):
 
     def _check_losses(self) -> None:
         """Stop at the first loss that is not finite; its pictures are kept for inspection."""
-        for step, value, lr, index in self.recent:
-            loss = value.item()
+        if not self.recent:
+            return
+        losses = processes.mean(torch.stack([value for _, value, _, _ in self.recent])).tolist()
+        for (step, _, lr, index), loss in zip(self.recent, losses, strict=True):
             if math.isfinite(loss):
                 continue
-            path = self.job.folder / DIVERGED
+            path, index = self.job.folder / DIVERGED, processes.gather(index)
             images = self.pictures.squares(index, self.job.input_size).contiguous()
             batch = {"images": images, "labels": self.pictures.labels[index], "index": index}
             with whole(path) as temporary:
@@ -147,16 +160,19 @@ class _Steps(Hook):
                 f"{self.job.objective}: the loss is {loss} at step {step} of {self.job.steps}, learning rate {lr:.3g}; "
                 f"lower optimiser.lr or set optimiser.clip (the batch is kept in {path})"
             )
+        self.loss = losses[-1]
         self.recent.clear()
 
     def _save(self, runner: Runner, step: int) -> None:
         state = {
-            "model": runner.model.state_dict(), "optimiser": runner.optim_wrapper.state_dict(),
+            **parallel.state(runner.model, runner.optim_wrapper),
             "schedulers": [s.state_dict() for s in runner.param_schedulers], "step": step, "rows": self.rows,
             "seconds": time.time() - self.started,
         }
-        checkpoint.save(self.job.folder, step, state)
+        if is_main_process():
+            checkpoint.save(self.job.folder, step, state)
 
+    @master_only
     def after_train(self, runner: Runner) -> None:
         self.log.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
@@ -209,7 +225,8 @@ def prepare(objective: Objective, job: PretrainJob, pictures: Source) -> None:
 def pretrain(job: PretrainJob, pictures: Source) -> Path:
     """Train the backbone (or only initialise it, for ``random_init``) and write its folder.
 
-    An interrupted training goes on from its last checkpoint, bit-equal to one that was never interrupted.
+    An interrupted training goes on from its last checkpoint, bit-equal to one that was never interrupted. Within a
+    process group all of its processes call this together: each takes its share of every batch, process 0 writes.
 
     Raises:
         ObjectiveError: the parts do not fit, the teacher has no weights, its codebook collapsed, the loss is not
@@ -221,20 +238,31 @@ def pretrain(job: PretrainJob, pictures: Source) -> Path:
     started = time.time()
     losses: list[dict[str, float]] = []
     if job.trains:
-        if isinstance(pictures, Stream):
-            pictures.keep_decoded(
-                objective.view, job.cut, job.images_seen, job.cache, available_memory(), job.progress
-            )
-        prepare(objective, job, pictures)
-        _cache_targets(objective, job, pictures)
-        losses = _train(objective, job, pictures)
+        with processes.first():
+            if isinstance(pictures, Stream):
+                pictures.keep_decoded(
+                    objective.view, job.cut, job.images_seen, job.cache, available_memory(), job.progress
+                )
+            prepare(objective, job, pictures)
+            _cache_targets(objective, job, pictures)
+        objective, losses = _train(objective, job, pictures)
+    if is_main_process():
+        _write(objective, job, pictures, losses, time.time() - started)
+    barrier()
+    return job.folder
+
+
+def _write(
+    objective: Objective, job: PretrainJob, pictures: Source, losses: list[dict[str, float]], seconds: float
+) -> None:
+    """The backbone's folder."""
     objective.to("cpu")
     backbone = objective.student.backbone
     about = {
         "format": FORMAT, "model": job.model, "kwargs": {**job.kwargs, "num_classes": 0},
         "objective": job.objective, "suite": job.suite, "seed": job.seed,
         "images_seen": job.steps * job.batch_size if job.trains else 0, "input_size": job.input_size,
-        "data_fingerprint": pictures.fingerprint, "seconds": round(time.time() - started, 2),
+        "data_fingerprint": pictures.fingerprint, "seconds": round(seconds, 2),
         "final_loss": losses[-1]["loss"] if losses else None,
         "features": feature_health(backbone, pictures, job.input_size),
         **(objective.teacher.about() if job.trains else {}), **job.about,
@@ -244,7 +272,6 @@ def pretrain(job: PretrainJob, pictures: Source) -> Path:
     save_backbone(backbone, about, job.folder)
     checkpoint.clear(job.folder)
     (job.folder / DIVERGED).unlink(missing_ok=True)
-    return job.folder
 
 
 def load_objective(objective: Objective, path: Path) -> None:
@@ -286,12 +313,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def _train(objective: Objective, job: PretrainJob, pictures: Source) -> list[dict[str, float]]:
+def _train(
+    objective: Objective, job: PretrainJob, pictures: Source
+) -> tuple[Objective, list[dict[str, float]]]:
+    """The trained objective, whole in process 0, and the rows of its log."""
     settings = job.optimiser
     lr = scaled_lr(settings, job.batch_size, objective.geometry.width)
     groups = parameter_groups(objective, settings.weight_decay)
     device = torch.device(job.device)
     objective.to(device)
+    model, groups = parallel.wrap(objective, groups, job.sharded)
     fused = {"fused": True} if device.type == "cuda" else {}
     adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, **fused)
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": adamw}
@@ -308,13 +339,15 @@ def _train(objective: Objective, job: PretrainJob, pictures: Source) -> list[dic
     if warmup:
         schedulers.insert(0, {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warmup})
     signals = Deferred()
-    steps = _Steps(job, pictures, signals)
+    steps = _Steps(job, objective, pictures, signals)
     scratch = job.folder / "mmengine"
+    share = job.batch_size // get_world_size()
     reading = chosen(
-        job.batch_size, objective.view, job.cut, job.seed, job.device, torch.get_num_threads(), available_memory()
+        share, objective.view, job.cut, job.seed, job.device, torch.get_num_threads(), available_memory()
     )
-    runner = Runner(
-        model=objective, work_dir=str(scratch), experiment_name=f"pretrain-{job.folder}-{time.time_ns()}",
+    runner = _Runner(
+        model=model, launcher="pytorch" if is_distributed() else "none", work_dir=str(scratch),
+        experiment_name=f"pretrain-{job.folder}-{time.time_ns()}",
         train_dataloader=loader(pictures, reading, job.device),
         train_cfg={"by_epoch": False, "max_iters": job.steps}, optim_wrapper=wrapper, param_scheduler=schedulers,
         default_hooks={"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
@@ -322,10 +355,11 @@ def _train(objective: Objective, job: PretrainJob, pictures: Source) -> list[dic
         randomness={"seed": job.seed}, log_level="ERROR", default_scope="mmengine",
         env_cfg={"cudnn_benchmark": device.type == "cuda"},
     )
-    with signals:
+    with signals, processes.sharing(share):
         runner.train()
-    shutil.rmtree(scratch, ignore_errors=True)
-    return steps.rows
+    if is_main_process():
+        shutil.rmtree(scratch, ignore_errors=True)
+    return parallel.gathered(model, objective, lambda: build(job, pictures)), steps.rows
 
 
 def _cache_targets(objective: Objective, job: PretrainJob, pictures: Source) -> None:

@@ -15,6 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from objectives.corruption import Corruption, Seen
+from objectives.processes import draw
 from objectives.recipe import ObjectiveError
 from objectives.registry import CORRUPTIONS, Geometry
 
@@ -46,7 +47,7 @@ def draw_boxes(
 
     As torchvision's RandomResizedCrop, but sides longer than the picture are cut to it instead of drawn again.
     """
-    draws = torch.rand(count, 5, generator=generator)
+    draws = draw(lambda number: torch.rand(number, 5, generator=generator), count)
     area = scale[0] + draws[:, 0] * (scale[1] - scale[0])
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = torch.exp(low + draws[:, 1] * (high - low))
@@ -160,7 +161,8 @@ class TwoViews(Corruption):
         mean = x.new_tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1)
         std = x.new_tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1)
         x = (x * std + mean).clamp(0, 1)
-        draws = torch.rand(count, 9, generator=generator)  # always all of them: an option changes no other draw
+        # always all of them: an option changes no other draw
+        draws = draw(lambda number: torch.rand(number, 9, generator=generator), count)
         order = torch.randperm(4, generator=generator).tolist()
         if self.jitter:
             spread = (2 * draws[:, :4] - 1) * torch.tensor(JITTER) * (draws[:, 4:5] < self.jitter)

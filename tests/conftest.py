@@ -1,5 +1,7 @@
 import json
+import multiprocessing
 import os
+import pickle
 
 import cv2
 import numpy as np
@@ -60,3 +62,42 @@ def data(tmp_path_factory):
         (root / "coco" / f"{part}.json").write_text(json.dumps(coco[part]))
     (root / "ade" / "objectInfo.txt").write_text("Idx\tName\n1\tone\n2\ttwo\n3\tthree\n")
     return root
+
+
+@pytest.fixture
+def in_processes(tmp_path):
+    """``in_processes(N, work, …)``: ``work(…)`` in each of N processes of one group (gloo); their results in order."""
+    import torch
+    from torch import distributed
+
+    fork = multiprocessing.get_context("fork")
+
+    def one(rank, world, queue, work, arguments):
+        torch.set_num_threads(1)
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=rank, world_size=world)
+        try:
+            result = work(*arguments)
+        except Exception as error:
+            result = error
+        queue.put((rank, pickle.dumps(result)))  # as bytes: a queue would share tensors' memory with a dead process
+        distributed.destroy_process_group()
+
+    def run(world, work, *arguments):
+        torch.set_num_threads(1)  # a fork has but one
+        queue = fork.Queue()
+        children = [fork.Process(target=one, args=(rank, world, queue, work, arguments)) for rank in range(world)]
+        for child in children:
+            child.start()
+        try:
+            found = {rank: pickle.loads(result) for rank, result in (queue.get(timeout=200) for _ in children)}
+        finally:
+            for child in children:
+                child.join(20)
+                child.kill()
+        (tmp_path / "meet").unlink(missing_ok=True)
+        for result in found.values():
+            if isinstance(result, Exception):
+                raise result
+        return [found[rank] for rank in range(world)]
+
+    return run

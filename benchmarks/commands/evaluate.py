@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands.run import carry_out
+from benchmarks.commands.run import Means, carry_out
 from benchmarks.options import (
     CfgOptions,
     DataRoot,
     Device,
     DryRun,
+    Executor,
     Jobs,
+    Launcher,
     Overwrite,
     Protocol,
     Runs,
@@ -47,6 +49,8 @@ def eval_(
     data_root: DataRoot = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    executor: Executor = "local",
+    launcher: Launcher = "none",
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -59,17 +63,18 @@ def eval_(
     from benchmarks import evaluate
     from benchmarks.plan import Request
 
-    wanted = evaluate.Wanted(backbone, name, layout, heads, patch_size)
-    chosen = chosen_seeds(seeds, seed)
-    converted = evaluate.fetch(wanted)
-    if seeds is None and seed is None:
-        chosen = (converted.about.get("seed", 0),)
-    request = Request((), names(tasks), suite, names(protocol), "default", chosen, cfg_options or [])
-    cells = evaluate.plan(wanted, converted, request, runs)
-    if not dry_run:
-        check_writable(runs)
-        evaluate.install(converted, cells, runs)
-    carry_out(cells, runs, data_root, device, jobs, overwrite, dry_run, output_format)
+    with Means(device, jobs, executor, launcher).joined() as means:
+        wanted = evaluate.Wanted(backbone, name, layout, heads, patch_size)
+        chosen = chosen_seeds(seeds, seed)
+        converted = evaluate.fetch(wanted)
+        if seeds is None and seed is None:
+            chosen = (converted.about.get("seed", 0),)
+        request = Request((), names(tasks), suite, names(protocol), "default", chosen, cfg_options or [])
+        cells = evaluate.plan(wanted, converted, request, runs)
+        if not dry_run:
+            check_writable(runs)
+            evaluate.install(converted, cells, runs)
+        carry_out(cells, runs, data_root, means, overwrite, dry_run, output_format)
 
 
 def export(

@@ -43,7 +43,7 @@ def _paper(
     """Say what the tables take, run their cells, say theirs and ours; a word a number."""
     from benchmarks import reproduce_paper as papers
     from benchmarks import suite as suites
-    from benchmarks.commands.run import computed
+    from benchmarks.commands.run import Means, computed
     from leaderboard.records import read_records
 
     chosen = suites.get(suite)
@@ -57,6 +57,6 @@ def _paper(
         raise RequestError(f"{tables[0].paper}: nothing of it can be run on suite {suite}; the reasons stand above")
     if output.resolve() in (runs.resolve(), COMMITTED.resolve()):
         raise RequestError(f"--output {output}: holds other records; name another folder")
-    computed(cells, output, data_root, device, None, "only-missing")
+    computed(cells, output, data_root, Means(device, jobs=None), "only-missing")
     folders = [output / cell.folder for cell in cells if (output / cell.folder).is_dir()]
     return papers.verdicts(found, read_records(folders)[0], print)

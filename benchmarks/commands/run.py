@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,13 +19,16 @@ from benchmarks.options import (
     DataRoot,
     Device,
     DryRun,
+    Executor,
     Jobs,
+    Launcher,
     Objectives,
     Overwrite,
     Protocol,
     Runs,
     Seed,
     Seeds,
+    Sharded,
     Suite,
     TableFormat,
     Tasks,
@@ -31,6 +38,10 @@ from benchmarks.options import (
 )
 
 if TYPE_CHECKING:
+    from benchmarks import scheduling
+    from benchmarks.execute import Execution
+    from benchmarks.jointly import Jointly
+    from benchmarks.launch import Team
     from benchmarks.plan import Cell
     from benchmarks.progress import Reporter
 
@@ -47,6 +58,9 @@ def run(
     data_root: DataRoot = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    executor: Executor = "local",
+    launcher: Launcher = "none",
+    sharded: Sharded = False,
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -55,9 +69,10 @@ def run(
     """Train the objectives' backbones, score them on the tasks, print the table."""
     from benchmarks.plan import Request, plan
 
-    wanted = chosen_seeds(seeds, seed)
-    request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
-    carry_out(plan(request), runs, data_root, device, jobs, overwrite, dry_run, output_format)
+    with Means(device, jobs, executor, launcher, sharded).joined() as means:
+        wanted = chosen_seeds(seeds, seed)
+        request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
+        carry_out(plan(request), runs, data_root, means, overwrite, dry_run, output_format)
 
 
 def sweep(
@@ -76,6 +91,9 @@ def sweep(
     data_root: DataRoot = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    executor: Executor = "local",
+    launcher: Launcher = "none",
+    sharded: Sharded = False,
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -84,35 +102,82 @@ def sweep(
     """Run every combination of varied options and print the ablation table."""
     from benchmarks import plan as planning
 
-    wanted = chosen_seeds(seeds, seed)
-    request = planning.Request(
-        names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
-    )
-    carry_out(planning.sweep(request, vary), runs, data_root, device, jobs, overwrite, dry_run, output_format)
+    with Means(device, jobs, executor, launcher, sharded).joined() as means:
+        wanted = chosen_seeds(seeds, seed)
+        request = planning.Request(
+            names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
+        )
+        carry_out(planning.sweep(request, vary), runs, data_root, means, overwrite, dry_run, output_format)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What computes: device, and the processes that share the work; see ``benchmarks.options``."""
+
+    device: str
+    jobs: int | None
+    executor: str = "local"
+    launcher: str = "none"
+    sharded: bool = False
+    team: Team | None = None
+
+    @contextmanager
+    def joined(self) -> Iterator[Means]:
+        """With the launcher's processes; only the first one goes through the block, the others do what it tells them.
+
+        Raises:
+            RequestError: options that make no sense together, or no such launcher here.
+        """
+        from benchmarks.launch import check_alone, led
+
+        check_alone(self.launcher, self.sharded, self.jobs, self.executor)
+        with led(self.launcher, self.device) as team:
+            yield replace(self, team=team)
+
+    def at_work(
+        self, execution: Execution, cells: Sequence[Cell]
+    ) -> AbstractContextManager[scheduling.Executor | Jointly]:
+        """What runs cells of the request ``cells``."""
+        from benchmarks.execute import resolve_device
+
+        kind, _, where = self.executor.partition(":")
+        if self.team is not None:
+            from benchmarks.jointly import Jointly
+
+            return nullcontext(Jointly.of(execution, self.team, self.sharded))
+        if kind == "ray":
+            from benchmarks.ray_cluster import RayCluster
+
+            return RayCluster(execution, where, self.jobs, cells)
+        if kind == "slurm":
+            from benchmarks.slurm_jobs import SlurmJobs
+
+            return SlurmJobs(execution, where, self.jobs, cells)
+        from benchmarks.crew import Crew, resolve_jobs
+
+        return Crew(execution, resolve_jobs(self.jobs, resolve_device(self.device)), cells)
 
 
 def carry_out(
-    cells: Sequence[Cell], runs: Path, data_root: Path | None, device: str, jobs: int | None, overwrite: str,
-    dry_run: bool, output_format: str,
+    cells: Sequence[Cell], runs: Path, data_root: Path | None, means: Means, overwrite: str, dry_run: bool,
+    output_format: str,
 ) -> None:
     """Run what is missing of the cells and print their table; exit 1 where a cell has no number."""
-    if computed(cells, runs, data_root, device, jobs, overwrite, dry_run) and not _print_table(
-        cells, runs, output_format
-    ):
+    if computed(cells, runs, data_root, means, overwrite, dry_run) and not _print_table(cells, runs, output_format):
         raise typer.Exit(EXIT_FAILED)
 
 
 def computed(
-    cells: Sequence[Cell], runs: Path, data_root: Path | None, device: str, jobs: int | None, overwrite: str,
-    dry_run: bool = False,
+    cells: Sequence[Cell], runs: Path, data_root: Path | None, means: Means, overwrite: str, dry_run: bool = False
 ) -> bool:
     """Show the plan and run what is missing of the cells; False where ``dry_run`` asked for the plan only."""
-    from benchmarks.crew import Crew, resolve_jobs
     from benchmarks.data import data_root as find_data
-    from benchmarks.execute import Execution, check_device, resolve_device
+    from benchmarks.execute import Execution, check_device
+    from benchmarks.notes import announced
     from benchmarks.progress import Reporter
 
-    check_device(device)
+    words = shlex.join(["bench", *sys.argv[1:]])
+    check_device(means.device, means.executor == "local")
     suite = cells[0].pretraining.suite
     reporter = Reporter()
     if dry_run and (data_root is None or suite.rendered):  # no pictures yet: what is finished cannot be told
@@ -122,13 +187,13 @@ def computed(
     with reporter:
         reporter.begin("data")
         root = find_data(suite, data_root, runs, reporter.report)
-        execution = Execution(runs, root, device, overwrite, reporter)
+        execution = Execution(runs, root, means.device, overwrite, reporter)
         missing, done = execution.split(cells)
         _show_plan(reporter, missing, f"{len(missing)} cells to run, {len(done)} finished already")
         if dry_run:
             return False
         if missing:
-            with Crew(execution, resolve_jobs(jobs, resolve_device(device)), cells) as crew:
+            with means.at_work(execution, cells) as crew, announced(runs, missing, len(done), words):
                 crew.check(missing)
                 crew.run(missing)
     return True

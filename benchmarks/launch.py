@@ -1,0 +1,252 @@
+"""Processes that torchrun, srun or mpirun started: how they find each other, and how process 0 leads the others.
+
+Process 0 plans, decides, prints and writes. The others do what it tells them, together with it, and say how that went.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from benchmarks.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
+T = TypeVar("T")
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+WAIT = timedelta(days=2)  # for another process, which may train a tokenizer or score a cell meanwhile
+GRACE = timedelta(seconds=60)  # after a failure: whoever has not failed likewise by then waits for this process in vain
+_VARIABLES = {  # rank, processes, rank on this machine, processes on this machine (may be missing)
+    "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+}
+_STARTED_BY = {
+    "pytorch": "torchrun --nproc-per-node N --no-python bench run …",
+    "slurm": "srun --ntasks N bench run …", "mpi": "mpirun -n N bench run …",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of how many processes this is, in all and on its machine."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+
+def place(launcher: str, variables: Mapping[str, str]) -> Place:
+    """From the variables that the launcher set.
+
+    Raises:
+        RequestError: they are not there: another program started the command.
+    """
+    found = [variables.get(name) for name in _VARIABLES[launcher]]
+    if None in found[:3]:
+        missing = _VARIABLES[launcher][found.index(None)]
+        raise RequestError(f"--launcher {launcher}: {missing} is not set; start the command by {_STARTED_BY[launcher]}")
+    rank, world, local_rank = (int(value) for value in found[:3])
+    local = found[3]
+    return Place(rank, world, local_rank, int(local) if local and local.isdigit() else world)
+
+
+def _address(launcher: str, at: Place, variables: Mapping[str, str]) -> str:
+    """The machine of process 0."""
+    if "MASTER_ADDR" in variables:
+        return variables["MASTER_ADDR"]
+    if at.world == at.local_world or variables.get("SLURM_NNODES") == "1":
+        return "127.0.0.1"
+    if launcher == "slurm":
+        nodes = variables.get("SLURM_JOB_NODELIST") or variables.get("SLURM_NODELIST", "")
+        told = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False)
+        if told.stdout.split():
+            return told.stdout.split()[0]
+    raise RequestError(f"--launcher {launcher}: set MASTER_ADDR to the machine of process 0, the same for all")
+
+
+class Team:
+    """The processes of a launcher, joined.
+
+    Raises:
+        RequestError: the launcher's variables are missing, or there are fewer CUDA devices than processes.
+    """
+
+    def __init__(self, launcher: str, device: str) -> None:
+        at = place(launcher, os.environ)
+        self.rank, self.world, self.local_world = at.rank, at.world, at.local_world
+        os.environ.update({
+            "RANK": str(at.rank), "WORLD_SIZE": str(at.world), "LOCAL_RANK": str(at.local_rank),
+            "MASTER_ADDR": _address(launcher, at, os.environ),
+            "MASTER_PORT": os.environ.get("MASTER_PORT", "29500"),  # torch's own
+        })
+        self._join(_cuda(device, at))
+        self.pieces, self.heard = 0, True  # whether the others still listen
+        self.store = self._store()
+
+    def _join(self, cuda: bool) -> None:
+        from mmengine.dist import init_dist
+        from torch.distributed import init_process_group
+
+        if cuda:
+            init_dist("pytorch", backend="nccl", timeout=int(WAIT.total_seconds()))
+        else:  # mmengine sets a CUDA device, which is not there
+            init_process_group("gloo", timeout=WAIT)
+
+    def _store(self) -> TCPStore:
+        """Where processes leave notes, also while the group is stuck or gone."""
+        from torch.distributed import TCPStore
+
+        host = os.environ["MASTER_ADDR"]
+        mine = None if self.rank else TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=WAIT)
+        port = self._told(mine.port if mine else None)
+        return mine or TCPStore(host, port, timeout=WAIT)
+
+    def _told(self, value: T) -> T:
+        from mmengine.dist import broadcast_object_list
+
+        told = [value]
+        broadcast_object_list(told)
+        return told[0]
+
+    def tell(self, what: Any) -> None:
+        """Process 0: what the others hear."""
+        self._told(what)
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.heard:
+            self.tell(None)
+
+    def hear(self) -> Any:
+        """The others: what process 0 tells. Leaves where process 0 has gone."""
+        try:
+            return self._told(None)
+        except RuntimeError:
+            raise SystemExit(1) from None  # it has said why
+
+    def together(self, work: Callable[[], T]) -> T:
+        """A piece of work that every process does now; its result.
+
+        Raises:
+            RequestError: one process failed and others did not, so that they cannot go on together.
+            Exception: what the work raised in this process, where it failed in all.
+        """
+        self.pieces += 1
+        result, mine = None, None
+        try:
+            result = work()
+        except Exception as error:
+            mine = error
+        words = " ".join(str(mine or "").split()) or (type(mine).__name__ if mine else "")
+        self.store.set(self._key(self.rank), json.dumps(words))
+        try:
+            self.store.wait([self._key(rank) for rank in range(self.world)], GRACE if mine else WAIT)
+            words_of_all = [json.loads(self.store.get(self._key(rank))) for rank in range(self.world)]
+        except RuntimeError:
+            self._give_up(self.rank, words, mine)
+        if mine is not None and self.store.check(["given up"]):  # whose end this process noticed as an error of its own
+            rank, words = json.loads(self.store.get("given up"))
+            self._give_up(rank, words, mine)
+        if mine is None and any(words_of_all):
+            rank = next(rank for rank, words in enumerate(words_of_all) if words)
+            self._give_up(rank, words_of_all[rank], mine)
+        if mine is not None:
+            raise mine
+        return result  # type: ignore[return-value]
+
+    def _give_up(self, rank: int, words: str, error: Exception | None) -> NoReturn:
+        self.heard = False
+        with suppress(RuntimeError):  # process 0, which keeps the notes, may be gone
+            self.store.set("given up", json.dumps([rank, words]))
+        raise RequestError(
+            f"process {rank} of {self.world} failed and others did not: {words}; finished cells are kept"
+        ) from error
+
+    def _key(self, rank: int) -> str:
+        return f"piece {self.pieces} process {rank}"
+
+    def part(self) -> None:
+        """Leave the process group: from now on each process works for itself; notes can still be left."""
+        from torch.distributed import destroy_process_group
+
+        self.heard = False
+        destroy_process_group()
+
+    def next(self) -> int:
+        """A number from 0 on, each given once to one process."""
+        return self.store.add("next", 1) - 1
+
+    def finish(self) -> None:
+        """Say that this process has nothing more to do; process 0 waits for all."""
+        done = self.store.add("finished", 1)
+        while self.rank == 0 and done < self.world:
+            time.sleep(0.2)
+            done = self.store.add("finished", 0)
+
+
+def _cuda(device: str, at: Place) -> bool:
+    """Whether the processes use CUDA devices, one each."""
+    import torch
+
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return False
+    if device not in ("auto", "cuda"):
+        raise RequestError(f"--device {device} with --launcher: each process takes a device of its own; write cuda")
+    if not torch.cuda.is_available():
+        raise RequestError("--device cuda: no CUDA device here; use --device cpu")
+    if at.local_rank >= torch.cuda.device_count():
+        raise RequestError(
+            f"--launcher: {at.local_world} processes on this machine and {torch.cuda.device_count()} CUDA devices; start "
+            "one process a device"
+        )
+    return True
+
+
+def led(launcher: str, device: str) -> AbstractContextManager[Team | None]:
+    """The team that this process leads; None where no launcher is named. Other processes than the first never return.
+
+    Raises:
+        RequestError: as :class:`Team`.
+    """
+    if launcher == "none":
+        return nullcontext()
+    team = Team(launcher, device)
+    if team.rank:
+        from benchmarks.jointly import follow
+
+        sys.stdout = open(os.devnull, "w")  # results are process 0's to print
+        follow(team)
+        raise SystemExit(0)
+    return team
+
+
+def check_alone(launcher: str, sharded: bool, jobs: int | None, executor: str) -> None:
+    """Refuse options that make no sense together.
+
+    Raises:
+        RequestError: they do not.
+    """
+    if launcher == "none":
+        if sharded:
+            raise RequestError("--sharded divides weights among processes: name what started them by --launcher")
+        return
+    for option, given in (("--jobs", jobs is not None), ("--executor", executor != "local")):
+        if given:
+            raise RequestError(f"{option} with --launcher {launcher}: the processes are the launcher's; leave one out")

@@ -346,7 +346,8 @@ def _train(
     steps = _Steps(job, objective, pictures, signals)
     scratch = job.folder / "mmengine"
     runner = _Runner(
-        model=model, launcher="pytorch" if is_distributed() else "none", work_dir=str(scratch), experiment_name=f"pretrain-{job.folder}-{time.time_ns()}",
+        model=model, launcher="pytorch" if is_distributed() else "none", work_dir=str(scratch),
+        experiment_name=f"pretrain-{job.folder}-{time.time_ns()}",
         train_dataloader={
             "dataset": _InMemory(pictures), "batch_size": job.batch_size // get_world_size(), "num_workers": 0,
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": job.seed},

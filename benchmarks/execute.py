@@ -24,6 +24,7 @@ from benchmarks.locks import Busy, held
 from benchmarks.notes import noting
 from benchmarks.plan import Cell, Pretraining
 from benchmarks.progress import Reporter
+from benchmarks.tidy import close_runs
 from leaderboard.records import InvalidRecord, Record, RecordError, checked, read_record, write_record
 
 if TYPE_CHECKING:
@@ -207,6 +208,8 @@ class Execution:
             return {"pretrain": self.pretrain, "score": self.score}[piece.method](*piece.arguments, wait=piece.wait)
         except Exception as error:
             return error
+        finally:
+            close_runs()
 
     def settle(self, piece: Work, result: Any, waiting: deque[Work], records: dict[Path, Record]) -> None:
         """Note what came of a piece of work, and what has to be done next.

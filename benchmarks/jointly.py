@@ -46,8 +46,8 @@ class Jointly(Execution):
             if suite.batch_size % self.team.world:
                 nearest = -(-suite.batch_size // self.team.world) * self.team.world
                 raise RequestError(
-                    f"suite.batch_size={suite.batch_size} does not divide among {self.team.world} processes; start another "
-                    f"number of them, or set --cfg-options suite.batch_size={nearest}"
+                    f"suite.batch_size={suite.batch_size} does not divide among {self.team.world} processes; start "
+                    f"another number of them, or set --cfg-options suite.batch_size={nearest}"
                 )
         super().check(cells)
 

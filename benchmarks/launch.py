@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -213,8 +212,8 @@ def _cuda(device: str, at: Place) -> bool:
         raise RequestError("--device cuda: no CUDA device here; use --device cpu")
     if at.local_rank >= torch.cuda.device_count():
         raise RequestError(
-            f"--launcher: {at.local_world} processes on this machine and {torch.cuda.device_count()} CUDA devices; start "
-            "one process a device"
+            f"--launcher: {at.local_world} processes on this machine and {torch.cuda.device_count()} CUDA devices; "
+            "start one process a device"
         )
     return True
 
@@ -231,8 +230,8 @@ def led(launcher: str, device: str) -> AbstractContextManager[Team | None]:
     if team.rank:
         from benchmarks.jointly import follow
 
-        sys.stdout = open(os.devnull, "w")  # results are process 0's to print
-        follow(team)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # results are process 0's to print
+            follow(team)
         raise SystemExit(0)
     return team
 

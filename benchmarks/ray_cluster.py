@@ -89,7 +89,8 @@ class RayCluster(Remote):
         self.ray.shutdown()
 
     def submit(self, piece: Work) -> Any:
-        return self.task.options(num_cpus=piece.threads, name=piece.name).remote(self.shared, piece, self.mark.resolve())
+        task = self.task.options(num_cpus=piece.threads, name=piece.name)
+        return task.remote(self.shared, piece, self.mark.resolve())
 
     def done(self) -> list[Any]:
         handles = list(self.under_way)

@@ -100,8 +100,8 @@ class SlurmJobs(Remote):
             raise WorkerLost(str(error).strip().splitlines()[-1][:300]) from error
         except self.unfinished as error:
             raise WorkerLost(
-                f"the job ended without a result, {RETRIES + 1} times ({' '.join(str(error).split())[:200]}); see its log "
-                f"in {self.execution.runs / FOLDER}"
+                f"the job ended without a result, {RETRIES + 1} times ({' '.join(str(error).split())[:200]}); see its "
+                f"log in {self.execution.runs / FOLDER}"
             ) from error
 
     def cancel(self) -> None:

@@ -43,8 +43,8 @@ def wrap(
         return MMDistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True), list(groups)
     if type(objective.teacher).update is not Teacher.update:
         raise ObjectiveError(
-            f"objective.teacher.type={type(objective.teacher).__name__} averages the student's weights, which --sharded "
-            "divides among the processes; leave --sharded out"
+            f"objective.teacher.type={type(objective.teacher).__name__} averages the student's weights, which "
+            "--sharded divides among the processes; leave --sharded out"
         )
     from mmengine.model import MMFullyShardedDataParallel
 

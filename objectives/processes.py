@@ -68,7 +68,7 @@ def share(rows: Tensor) -> Tensor:
 
 
 def draw(make: Callable[[int], Tensor], count: int) -> Tensor:
-    """``make(n)`` draws a row for each of n pictures: called for the whole batch, cut to this process's ``count`` rows."""
+    """``make(n)`` draws a row for each of n pictures: called for the whole batch, cut to this process's ``count``."""
     return share(make(count * _place.world))
 
 

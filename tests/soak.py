@@ -80,9 +80,9 @@ def verdict(samples: list[Sample], total: int, growth: float = GROWTH) -> tuple[
     memory = [statistics.median(s.memory for s in part) for part in (early, late)]
     files = [statistics.median(s.files for s in part) for part in (early, late)]
     flat = memory[1] <= (1 + growth) * memory[0] and files[1] <= files[0] + FILES
-    words = (f"memory {memory[0] / 2**20:.0f} -> {memory[1] / 2**20:.0f} MiB, open files {files[0]:.0f} -> {files[1]:.0f} "
-             f"(medians of the second and the last quarter of {total} cells): {'flat' if flat else 'NOT flat'}")
-    return flat, words
+    words = (f"memory {memory[0] / 2**20:.0f} -> {memory[1] / 2**20:.0f} MiB, open files {files[0]:.0f} -> "
+             f"{files[1]:.0f} (medians of the second and the last quarter of {total} cells)")
+    return flat, f"{words}: {'flat' if flat else 'NOT flat'}"
 
 
 def command(runs: Path, cells: int) -> list[str]:

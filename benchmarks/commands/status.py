@@ -37,7 +37,8 @@ def lines(state: State) -> list[str]:
     """A request as text."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.started))
     counts = f"{state.finished} of {state.total} cells have a number, {len(state.failed)} failed or were skipped"
-    found = [state.command, f"  since {when}, {'running' if state.alive else 'ended'}: {counts}, {state.waiting} waiting"]
+    now = "running" if state.alive else "ended"
+    found = [state.command, f"  since {when}, {now}: {counts}, {state.waiting} waiting"]
     for name, note in list(state.under_way.items())[:SHOWN]:
         how_far = f": {note.stage} {note.done}/{note.total}" if note else ""
         found.append(f"  {name}{how_far}")

@@ -24,7 +24,7 @@ def one(rank, folder, variables, arguments):
     launch.GRACE = timedelta(seconds=5)
     os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank))
     for name in ("stdout", "stderr"):
-        setattr(sys, name, open(folder / f"{name}{rank}", "w"))
+        setattr(sys, name, open(folder / f"{name}{rank}", "w"))  # noqa: SIM115 (as long as the process lives)
     sys.argv = ["bench", *map(str, arguments)]
     try:
         main()
@@ -111,7 +111,7 @@ def test_what_fails_in_one_process_only_ends_the_command(mini, tiny, tmp_path, m
 
 def test_what_fails_in_all_processes_is_a_failed_cell(mini, tiny, tmp_path):
     words = request(mini, tmp_path / "runs", tiny, "optimiser.lr=1e30", tasks=("depth",))
-    (code, out, err), (other, *_) = launched(tmp_path, 2, *words)
+    (code, _, err), (other, *_) = launched(tmp_path, 2, *words)
     assert (code, other) == (1, 0), err
     (record,), _ = read_records([tmp_path / "runs"])
     assert record.status == "failed"

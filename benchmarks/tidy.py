@@ -1,0 +1,18 @@
+"""What mmengine's Runner leaves behind in a process: an open log file, a logger and a message hub of every run."""
+
+from __future__ import annotations
+
+import sys
+
+
+def close_runs() -> None:
+    """Close the files and forget the rest. Without it some three hundred cells in a process use up its open files."""
+    if "mmengine.logging" not in sys.modules:
+        return
+    from mmengine.logging import MessageHub, MMLogger
+
+    for logger in MMLogger._instance_dict.values():  # mmengine has no other way to them
+        for handler in logger.handlers:
+            handler.close()
+    MMLogger._instance_dict.clear()
+    MessageHub._instance_dict.clear()

@@ -22,6 +22,8 @@ from .table import Table, TableError, build
 
 RowName = tuple[str, str, str]  # objective, backbone, budget
 _MOST_BYTES = 64 * 2**20
+_MOST_SEEDS = 100_000
+_LARGEST = 1e30  # as of records: squares and sums stay finite
 METHOD = (
     "Paired t over common seeds, or with one seed sign flips over common items; from tables without their records "
     f"Welch's t. Holm over all changed numbers; level {LEVEL}."
@@ -126,7 +128,7 @@ def read_side(path: Path, suite: str | None = None) -> Side:
         return _from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise RecordError(f"{path}: {error.strerror or error}; name a folder of records or a JSON table") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         reason = " ".join(str(error).split())[:100]
         raise RecordError(
             f"{path}: no table ({type(error).__name__}: {reason}); make one: bench leaderboard --format json"
@@ -161,21 +163,30 @@ def _from_json(document: Any, name: str) -> Side:
 
 
 def _number(cell: dict[str, Any], version: int | None) -> Number:
-    interval = cell["ci95"]
-    ends = None if interval is None else (_finite(interval[0]), _finite(interval[1]))
-    if ends is not None and None in ends:
-        raise ValueError("an interval without ends")
+    ends = None
+    if (interval := cell["ci95"]) is not None:
+        low, high = map(_finite, interval)
+        if low is None or high is None or low > high:
+            raise ValueError("an interval without ends")
+        ends = (low, high)
+    rank = cell.get("rank")
     return Number(
-        _finite(cell["mean"]), ends, int(cell["n"]), str(cell["status"]), cell.get("rank"),  # type: ignore[arg-type]
+        _finite(cell["mean"]), ends, _count(cell["n"]), str(cell["status"]), None if rank is None else _count(rank),
         str(cell.get("unranked", "")), version,
     )  # fmt: skip
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST_SEEDS:
+        raise ValueError(f"{str(value)[:20]!r} is no number of seeds or rank")
+    return value
 
 
 def _finite(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{str(value)[:20]!r} is no number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise ValueError(f"{str(value)[:20]!r} is no number between -{_LARGEST:g} and {_LARGEST:g}")
     return float(value)
 
 

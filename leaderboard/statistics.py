@@ -193,9 +193,11 @@ def welch(difference: float, deviation_a: float, n_a: int, deviation_b: float, n
     a, b = deviation_a**2 / n_a, deviation_b**2 / n_b
     if difference == 0:
         return 1.0
-    if a + b == 0:
+    largest = max(a, b)
+    if largest == 0:
         return 0.0
-    degrees = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))
+    shares = a / largest, b / largest  # squares of tiny spreads would vanish
+    degrees = sum(shares) ** 2 / (shares[0] ** 2 / (n_a - 1) + shares[1] ** 2 / (n_b - 1))
     return float(2 * stdtr(degrees, -abs(difference) / math.sqrt(a + b)))
 
 

@@ -133,6 +133,18 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.parametrize(("key", "value"), [
+    ("ci95", []), ("ci95", [1]), ("ci95", [2, 1]), ("ci95", "ab"), ("ci95", [None, 1]), ("mean", 1e31), ("mean", "1"),
+    ("mean", True), ("n", 10**9), ("n", 1.5), ("n", -1), ("rank", "1"),
+])  # fmt: skip
+def test_impossible_cells_are_refused(tmp_path, make_record, key, value):
+    document = json.loads(render(build(records(make_record, A)), "json"))
+    document["rows"][0]["cells"]["classification.frozen"][key] = value
+    (tmp_path / "x.json").write_text(json.dumps(document))
+    with pytest.raises(RecordError, match=r"x\.json: no table"):
+        read_side(tmp_path / "x.json")
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_fuzzed_tables_are_compared_or_refused(tmp_path_factory, make_record, data):

@@ -121,6 +121,8 @@ def test_welch_agrees_with_scipy(n):
     assert ours == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-9)
     assert welch(0.0, 1.0, n, 1.0, n) == 1.0
     assert welch(0.1, 0.0, n, 0.0, n) == 0.0
+    assert welch(1e-200, 1e-200, 3, 2e-200, 3) == 0.0  # squares vanish
+    assert 0 <= welch(1e-100, 1e-100, 3, 2e-100, 3) < 1
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 9])

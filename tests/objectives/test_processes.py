@@ -17,7 +17,7 @@ STEPS = 20
 # batch norm and a contrast; a decoder; drop path and a moving average; a centre and small crops; draws a picture
 NAMES = ["moco_v3", "mae", "data2vec", "dino", "blurred_mask"]
 # Adam makes steps of the rounding of what has no gradient (a bias before batch norm), and large ones at this width
-SLOWER = {"moco_v3": 0.02, "dino": 0.02}
+SLOWER = {"moco_v3": 0.002, "dino": 0.02}
 
 
 def losses(jobs, pictures):

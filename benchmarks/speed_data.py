@@ -9,10 +9,12 @@ timed, too. They take turns (A B A B …), with as many worker processes each.
 from __future__ import annotations
 
 import io
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,17 @@ class ReadingSpeed:
     Attributes:
         images_per_second: median over the turns; ``spread`` is half the distance of the extremes, same unit.
         ratio: images per second over those of torchvision's.
+        core_ms_per_image: time of processor cores, of this process and the workers (median; None where the system does
+            not tell); unlike the rates it is hardly changed by what else the machine does.
+        core_ratio: torchvision's core time over this one's.
     """
 
     name: str
     images_per_second: float
     spread: float
     ratio: float
+    core_ms_per_image: float | None
+    core_ratio: float | None
 
 
 class _Torchvision(Dataset):
@@ -125,6 +132,7 @@ def measure(
     prefetch = PREFETCH if workers else None
     torch.set_num_threads(1)  # the workers have the cores
     rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    busy: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     for turn in range(turns):
         for number, (name, contestant) in enumerate(CONTESTANTS.items()):
             if reporter:
@@ -132,19 +140,36 @@ def measure(
             iterator = contestant(store, Reading(batch, size, CROP, turn, workers, prefetch), device)
             for _ in range(max(1, workers * (prefetch or 0))):  # those that were ready before the clock began
                 next(iterator)
-            started = time.perf_counter()
+            started, before = time.perf_counter(), _core_seconds()
             for _ in range(batches):
                 next(iterator)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             rates[name].append(batches * batch / (time.perf_counter() - started))
+            busy[name].append((_core_seconds() - before) / (batches * batch) * 1e3)
             iterator.close()  # type: ignore[attr-defined]  # its workers end
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    base = next(iter(medians.values()))
-    return [
-        ReadingSpeed(name, round(median, 1), round((max(own) - min(own)) / 2, 1), round(median / base, 2))
-        for (name, own), median in zip(rates.items(), medians.values(), strict=True)
-    ]
+    base, base_busy = (statistics.median(next(iter(values.values()))) for values in (rates, busy))
+    speeds = []
+    for name, own in rates.items():
+        median, cores = statistics.median(own), statistics.median(busy[name])
+        known = cores > 0
+        speeds.append(ReadingSpeed(
+            name, round(median, 1), round((max(own) - min(own)) / 2, 1), round(median / base, 2),
+            round(cores, 2) if known else None, round(base_busy / cores, 2) if known else None,
+        ))
+    return speeds
+
+
+def _core_seconds() -> float:
+    """Of this process and its children so far (Linux; 0 elsewhere)."""
+    seconds = 0.0
+    for process in [os.getpid(), *(child.pid for child in active_children())]:
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system time
+    return seconds
 
 
 def record(

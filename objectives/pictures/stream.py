@@ -72,9 +72,10 @@ class Stream:
     def crops(self, index: Sequence[int], epochs: Sequence[int], size: int, crop: Crop | None, seed: int) -> Tensor:
         """See ``source.Source``."""
         out = np.empty((len(index), size, size, 3), np.uint8)
+        kept = self.decoded.get((size, crop))
 
         def fill(row: int) -> None:
-            out[row] = self._crop(index[row], epochs[row], size, crop, seed)
+            out[row] = self._crop(index[row], epochs[row], size, crop, seed, kept)
 
         if self.threads == 1 or torch.utils.data.get_worker_info() is not None:
             for row in range(len(index)):
@@ -84,8 +85,9 @@ class Stream:
                 list(pool.map(fill, range(len(index))))
         return torch.from_numpy(out).permute(0, 3, 1, 2)
 
-    def _crop(self, index: int, epoch: int, size: int, crop: Crop | None, seed: int) -> np.ndarray:
-        kept = self.decoded.get((size, crop))
+    def _crop(
+        self, index: int, epoch: int, size: int, crop: Crop | None, seed: int, kept: Decoded | None
+    ) -> np.ndarray:
         if kept is not None:
             pixels, (width, height) = kept.picture(index)
         else:

@@ -21,6 +21,7 @@ from .records import Record
 
 ARITHMETIC = Path(__file__).parent / "arithmetic.json"
 _NOTHING = "–"
+_CORES = re.compile(r"(\d{1,6}) CPU cores?")
 _DECIDES_ARITHMETIC = ("objective", "slots", "trains", "model", "kwargs", "input_size", "decoder")
 
 
@@ -63,7 +64,7 @@ def row_cost(records: Sequence[Record]) -> RowCost:
         pretrain_images=max((i for r in records if (i := r.cost["pretrain_images"]) is not None), default=None),
         pretrain_seconds=sum(seconds for seconds, _ in paid.values()) / len(paid) if paid else None,
         device_hours=sum(seconds for seconds, _ in spent) / 3600 if spent else None,
-        device=", ".join(sorted({re.sub("^1 CPU cores$", "1 CPU core", r.cost["device"]) for r in records})),
+        device=_devices({record.cost["device"] for record in records}),
         flops=max((f for r in of_seed.values() if (f := pretraining_flops(r)) is not None), default=None),
         peak_memory_bytes=max((m for r in records if (m := r.cost["peak_memory_bytes"]) is not None), default=None),
         cpu_hours=sum(on_cpu) / 3600 if on_cpu else None,
@@ -71,9 +72,19 @@ def row_cost(records: Sequence[Record]) -> RowCost:
     )
 
 
+def _devices(names: set[str]) -> str:
+    """The devices of a row in words: different numbers of cores as a range, "1-2 CPU cores"."""
+    counts = sorted(int(found[1]) for name in names if (found := _CORES.fullmatch(name)))
+    words = sorted(name for name in names if not _CORES.fullmatch(name))
+    if counts:
+        span = str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]}–{counts[-1]}"
+        words.append(f"{span} CPU core{'s' * (counts[-1] != 1)}")
+    return ", ".join(words)
+
+
 def cores(record: Record, part: str) -> int:
     """Processor cores that ``part`` ("pretraining", "task") of a record kept busy; 0 where it ran on another device."""
-    found = re.fullmatch(r"(\d{1,6}) CPU cores?", record.cost["device"])
+    found = _CORES.fullmatch(record.cost["device"])
     if found is None:
         return 0
     threads = record.environment.get("threads")

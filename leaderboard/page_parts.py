@@ -48,7 +48,8 @@ tr.main > th button { overflow-wrap: anywhere; min-width: 7rem; display: flex; g
 tr.main > th button::before { content: "▸"; color: var(--mark); }
 tr.main > th button[aria-expanded="true"]::before { content: "▾"; }
 tr.main:hover > * { background: var(--card); }
-.number { text-align: right; white-space: nowrap; }
+.number, tr.main > td:last-child { white-space: nowrap; }
+.number { text-align: right; }
 td small { display: block; font-size: .78rem; color: var(--quiet); font-weight: 400; text-decoration: none; }
 td.best { font-weight: 700; background: var(--tint); } tr.main:hover > td.best { background: var(--tint); }
 td.second .value { text-decoration: underline; text-underline-offset: .2em; }

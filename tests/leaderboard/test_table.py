@@ -153,6 +153,16 @@ def test_pretraining_is_paid_once_a_seed(make_record):
     assert cost.device == "2 CPU cores"
 
 
+@pytest.mark.parametrize(("devices", "words"), [
+    (["1 CPU cores"], "1 CPU core"), (["2 CPU cores", "1 CPU cores"], "1–2 CPU cores"),
+    (["H200", "16 CPU cores"], "H200, 16 CPU cores"),
+])  # fmt: skip
+def test_devices_of_a_row_in_words(devices, words, make_record):
+    cost = make_record().cost
+    records = [make_record(seed=seed, cost={**cost, "device": device}) for seed, device in enumerate(devices)]
+    assert build([checked(record) for record in records]).rows[0].cost.device == words
+
+
 def test_unknown_costs_are_a_dash(make_record):
     nothing = dict.fromkeys(make_record().cost) | {"device": "somewhere"}
     found = build([checked(make_record(cost=nothing))]).rows[0]

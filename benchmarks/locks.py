@@ -73,3 +73,11 @@ def held(runs: Path, work: Path, wait: bool) -> Iterator[None]:
         lock.release()
         with suppress(OSError):
             path.parent.rmdir()  # the last one takes the folder along
+
+
+def clear(runs: Path, folder: Path) -> None:
+    """Take away the locks that dead processes left on works in ``folder``, which nobody will ask for again."""
+    start = "--".join(folder.parts) + "--"
+    for path in (runs / FOLDER).glob(f"{start}*.lock"):
+        with suppress(Busy), held(runs, folder / path.name.removeprefix(start).removesuffix(".lock"), wait=False):
+            pass

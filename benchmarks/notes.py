@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.locks import beside, held, is_held
+from benchmarks.locks import beside, clear, held, is_held
 from benchmarks.plan import Cell
 
 REQUESTS = ".requests"
@@ -74,6 +74,7 @@ def announced(runs: Path, cells: Sequence[Cell], finished: int, words: str) -> I
     for old in sorted(folder.glob("*.json"))[: -KEPT + 1]:
         with suppress(OSError):
             old.unlink()
+    clear(runs, Path(REQUESTS))
     name = f"{time.strftime('%Y%m%dT%H%M%S')}-{platform.node()}-{os.getpid()}"
     rows = [
         {"cell": str(cell.folder), "backbone": str(cell.pretraining.folder / "pretrain"), "name": cell.name,

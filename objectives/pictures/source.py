@@ -31,10 +31,17 @@ class Source(Protocol):
         cropped: whether :meth:`crops` cuts; else the objective does, on the device.
     """
 
-    labels: Tensor
-    classes: tuple[str, ...]
-    fingerprint: str
-    cropped: bool
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def cropped(self) -> bool: ...
 
     def __len__(self) -> int: ...
 

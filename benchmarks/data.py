@@ -206,7 +206,10 @@ def _stream(part: Mapping[str, Any], cache: Path) -> Source:
 
     root = Path(part["root"])
     if not layout(root, part["train"])[0]:
-        raise MissingPictures(f"pre-training pictures: nothing in {root / part['train']}; see `bench data verify`")
+        raise MissingPictures(
+            f"pre-training pictures: no folder {root / part['train']} of classes, .tar or .parquet files; "
+            "see `bench data verify`"
+        )
     named = fingerprint(part)
     try:
         store = open_store(root, part["train"], cache / "pictures", named)

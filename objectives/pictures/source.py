@@ -33,10 +33,13 @@ class Source(Protocol):
 
     @property
     def labels(self) -> Tensor: ...
+
     @property
     def classes(self) -> tuple[str, ...]: ...
+
     @property
     def fingerprint(self) -> str: ...
+
     @property
     def cropped(self) -> bool: ...
 

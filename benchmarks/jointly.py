@@ -42,8 +42,10 @@ class Jointly(Execution):
         )
 
     def check(self, cells: Sequence[Cell]) -> None:
-        for suite in {cell.pretraining.suite.name: cell.pretraining.suite for cell in cells}.values():
-            if suite.batch_size % self.team.world:
+        for pretraining in {cell.pretraining.folder: cell.pretraining for cell in cells}.values():
+            suite = pretraining.suite
+            to_train = pretraining.recipe.trains and self.backbone(pretraining) is None
+            if to_train and suite.batch_size % self.team.world:
                 nearest = -(-suite.batch_size // self.team.world) * self.team.world
                 raise RequestError(
                     f"suite.batch_size={suite.batch_size} does not divide among {self.team.world} processes; start "

@@ -226,6 +226,7 @@ def led(launcher: str, device: str) -> AbstractContextManager[Team | None]:
     """
     if launcher == "none":
         return nullcontext()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is loaded: its advice is no news to a user
     team = Team(launcher, device)
     if team.rank:
         from benchmarks.jointly import follow

@@ -56,7 +56,5 @@ uv pip install -q --no-deps --no-build-isolation -e "$root"
 python - <<'PY'
 import mmcv.ops, xtcocotools.mask, torchvision  # noqa: F401  (fails here, not in the middle of a run)
 PY
-# bytecode for all of it: every process imports some thousand modules, and not every system lets Python keep theirs
-"$venv/bin/python" -m compileall -q -j 0 "$venv/lib" > "$scratch/compileall.log" 2>&1 || true  # some ship templates
 echo "$wanted" > "$stamp"
 say "done"

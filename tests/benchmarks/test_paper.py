@@ -157,7 +157,7 @@ def test_missing_sets_make_their_cells_skipped(tmp_path):
     execution = Execution(tmp_path / "runs", tmp_path / "data", "cpu")
     records = execution.run(cells)
     assert {record.status for record in records} == {"skipped"}
-    assert all("pre-training pictures: nothing in" in record.reason for record in records)
+    assert all("pre-training pictures: no folder" in record.reason for record in records)
 
     (tmp_path / "data/imagenet/train/n01").mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(tmp_path / "data/imagenet/train/n01/0.JPEG")

@@ -52,6 +52,7 @@ app.command()(evaluate.export)
 app.command()(doctor.doctor)
 app.add_typer(data.app, name="data")
 
+INTERRUPTED = "bench: interrupted; finished cells are kept, the same command goes on"
 UsageError = typer.BadParameter.__base__  # of a wrong option; typer carries click within itself and does not export it
 
 
@@ -64,6 +65,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # optional parts that OpenMMLab's packages miss are no news to a user
     try:
         code = app(standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # typer makes Ctrl-C within a command into an exit code
+            print(INTERRUPTED, file=sys.stderr)
         raise SystemExit(code if isinstance(code, int) else 0)
     except typer.Exit as stop:
         raise SystemExit(stop.exit_code) from None
@@ -76,8 +79,8 @@ def main() -> None:
             raise
         where = error.filename or "a file below --runs"
         print(f"bench: {where}: {error.strerror}; free space or name another folder", file=sys.stderr)
-    except (KeyboardInterrupt, typer.Abort):  # typer makes the one into the other
-        print("bench: interrupted; finished cells are kept, the same command goes on", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
+        print(INTERRUPTED, file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
     raise SystemExit(EXIT_REQUEST)
 

@@ -46,6 +46,21 @@ def test_help_and_lists_import_nothing_heavy(arguments):
     assert done.stdout
 
 
+def test_ctrl_c_leaves_with_one_line(monkeypatch, capsys):
+    from benchmarks import cli
+    from benchmarks.commands import run
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "carry_out", interrupted)
+    monkeypatch.setattr(sys, "argv", ["bench", "run", "--objective", "random_init", "--tasks", "depth"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "bench: interrupted; finished cells are kept, the same command goes on\n"
+
+
 def test_list_as_json():
     rows = json.loads(bench("list", "objectives", "--format", "json").stdout)
     assert {"maskdistill", "mae", "simmim", "supervised", "random_init"} <= {row["name"] for row in rows}

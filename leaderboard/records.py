@@ -131,7 +131,7 @@ class Record:
             self.task, self.task_version, self.protocol, self.seed,
         )
 
-    @property
+    @cached_property
     def main_metric(self) -> tuple[str, Metric] | None:
         """Name and metric of the one that ranks; None where there is none (failed, skipped)."""
         return next(((name, metric) for name, metric in self.metrics.items() if metric["main"]), None)
@@ -263,7 +263,7 @@ def parse_record(content: bytes, path: Path) -> Record:
     """
     payload: Any = None
     try:
-        payload = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        payload = _STRICT.decode(content.decode("utf-8"))
         record = _parse(payload)
         object.__setattr__(record, "path", path)
         return record
@@ -292,14 +292,15 @@ def read_records(
     records: list[tuple[Path, Record]] = []
     invalid: list[InvalidRecord] = []
     seen: set[object] = set()
-    with _no_collection():
+    with no_collection():
         for root in roots:
             if not root.is_dir():
                 raise RecordError(f"no folder {root}; run something first or name another folder of runs")
             for path in _find(root, invalid, file_name):
-                if (file := _file(path)) in seen:  # one root may lie inside another
-                    continue
-                seen.add(file)
+                if len(roots) > 1:  # one root may lie inside another
+                    if (file := _file(path)) in seen:
+                        continue
+                    seen.add(file)
                 try:
                     records.append((path, read_record(path)))
                 except InvalidRecord as error:
@@ -313,8 +314,8 @@ def same_result(a: Record, b: Record) -> bool:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """No search for garbage meanwhile: parsed JSON has no cycles, and the search costs a fifth of the reading."""
+def no_collection() -> Iterator[None]:
+    """No search for garbage meanwhile: records and tables have no cycles, and it costs a fifth of their time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -335,20 +336,19 @@ def _file(path: Path) -> object:
 
 def _find(root: Path, invalid: list[InvalidRecord], file_name: str) -> Iterator[Path]:
     """Paths of records below ``root``, sorted; folders that cannot be listed go to ``invalid``."""
-    folders = [root]
+    folders = [str(root)]
     while folders:
         folder = folders.pop()
         try:
             with os.scandir(folder) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            invalid.append(InvalidRecord(folder, f"cannot be listed: {error.strerror or error}"))
+            invalid.append(InvalidRecord(Path(folder), f"cannot be listed: {error.strerror or error}"))
             continue
         # Links to folders are not followed: they may lead in a circle.
-        below = [e.name for e in found if e.is_dir(follow_symlinks=False) and e.name not in _SKIPPED_FOLDERS]
-        folders += [folder / name for name in reversed(below)]
-        if any(entry.name == file_name and not entry.is_dir() for entry in found):
-            yield folder / file_name
+        below = [e.path for e in found if e.is_dir(follow_symlinks=False) and e.name not in _SKIPPED_FOLDERS]
+        folders += reversed(below)
+        yield from (Path(entry.path) for entry in found if entry.name == file_name and not entry.is_dir())
 
 
 def _merge(records: list[tuple[Path, Record]], invalid: list[InvalidRecord]) -> list[Record]:
@@ -552,9 +552,13 @@ def _claimed_cell(payload: Any) -> Cell | None:
 
 # --- canonical form ---------------------------------------------------------------------------------------------------
 
+# made once: the functions of json make one for each call with options, a tenth of the reading of many records
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant)
+
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def _digest(payload: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .comparable import Conditions, Declared, conditions, departures, shared
 from .cost import RowCost, row_cost
 from .records import Cell as CellKey
-from .records import InvalidRecord, Record
+from .records import InvalidRecord, Record, no_collection
 from .statistics import (
     ITEM_METHOD,
     LEVEL,
@@ -305,6 +305,7 @@ class _Source(NamedTuple):
     invalid: list[InvalidRecord]
 
 
+@no_collection()
 def build(
     records: Iterable[Record],
     invalid: Iterable[InvalidRecord] = (),

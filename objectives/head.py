@@ -91,7 +91,8 @@ class PixelShuffleHead(nn.Module):
 class LightDecoder(nn.Module):
     """MAE's decoder: visible tokens in their places, a mask token elsewhere, positions, a few blocks, linear.
 
-    Class token and registers, where the student gives them, go through the blocks too (at position zero).
+    Class token and registers, where the student gives them, go through the blocks too (at position zero). Beyond
+    Masking's has neither them nor a bias in its first layer; the last norm's eps is 1e-5 (MAE's 1e-6).
 
     Args:
         width, depth, heads: of the paper's decoder; the suite's ``decoder`` replaces them for small backbones.

@@ -7,8 +7,8 @@ mean of the last 6 of 12 blocks' layer-normalised outputs of the moving average 
 linear layer, smooth-L1 with beta 2 on masked patches; drop path .25.
 
 Ours differs: the average's momentum is carried to the suite's number of steps (see LayerAverage); the mask always
-hides the exact number; absolute positions of the suite's ViT instead of shared relative ones; no layer scale; flips
-and crops but no colour jitter.
+hides the exact number; absolute positions of the suite's ViT instead of shared relative ones; no layer scale, no
+dropout of attention (theirs: .05); flips and crops but no colour jitter.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

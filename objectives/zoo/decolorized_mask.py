@@ -22,5 +22,5 @@ recipe = Recipe(
     optimiser=Optimiser(
         lr=1.5e-4 * 2048 / 256, batch=2048, betas=(0.9, 0.95), warmup=20 / 300, min_lr=1e-5 / 1.2e-3,
     ),
-    crop=Crop(scale=(0.2, 1.0)),
+    crop=Crop(scale=(0.08, 1.0), flip=False),
 )

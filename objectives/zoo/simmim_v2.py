@@ -4,9 +4,10 @@
 
 The authors (microsoft/Swin-Transformer: models/simmim.py, configs/simmim/simmim_pretrain__swinv2_base__*): as `simmim`,
 but each pixel of the target is normalised by the mean and deviation of the 47 x 47 window around it (at 192 px; other
-sizes keep the share), drop path .1, 1e-4 x batch/512 over 800 epochs, a tenth of it from epoch 700.
+sizes keep the share), Swin V2-B (1,024 channels), drop path .1, 1e-4 x batch/512 over 800 epochs, warm-up 10, a tenth
+of the rate from epoch 700.
 
-Ours differs: cosine instead of the step at epoch 700, as for every objective.
+Ours differs: a cosine to that tenth instead of the step at epoch 700.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe
@@ -22,7 +23,7 @@ recipe = Recipe(
     head={"type": "PixelShuffleHead"},
     loss={"type": "L1", "region": "masked"},
     optimiser=Optimiser(
-        lr=2e-4 * 2048 / 512, batch=2048, warmup=10 / 100, min_lr=1e-5 / 8e-4, clip=5.0, drop_path=0.1
+        lr=1e-4 * 2048 / 512, batch=2048, width=1024, warmup=10 / 800, min_lr=0.1, clip=5.0, drop_path=0.1
     ),
     crop=Crop(scale=(0.67, 1.0)),
 )

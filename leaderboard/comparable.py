@@ -75,21 +75,21 @@ def shared(rows: Iterable[Sequence[tuple[Conditions, str]]]) -> Conditions:
     }
 
 
-def departures(found: Conditions, column: Conditions) -> tuple[str, ...]:
+def departures(found: Conditions, column: Conditions, whose: str = "the column's") -> tuple[str, ...]:
     """In what a record's conditions are not the column's, in words; empty where they agree."""
     return tuple(
-        f"{name}: {_told(name, value, column[name])}" for name, value in found.items()
+        f"{name}: {_told(name, value, column[name], whose)}" for name, value in found.items()
         if name in column and column[name] != value
     )
 
 
-def _told(name: str, value: str, other: str) -> str:
+def _told(name: str, value: str, other: str, whose: str) -> str:
     if name not in (HEAD, CHANGED):
-        return f"{_short(name, value)}, the column's {_short(name, other)}"
+        return f"{_short(name, value)}, {whose} {_short(name, other)}"
     ours, theirs = json.loads(value), json.loads(other)
     unset = "the suite's own" if name == CHANGED else "not set"
     return "; ".join(
-        f"{key} {_value(ours, key, unset)}, the column's {_value(theirs, key, unset)}"
+        f"{key} {_value(ours, key, unset)}, {whose} {_value(theirs, key, unset)}"
         for key in sorted({*ours, *theirs}) if ours.get(key, ...) != theirs.get(key, ...)
     )
 

@@ -1,9 +1,12 @@
 """What changed from one table to another: rows, columns, numbers, and whether a number's change is significant.
 
-A side is a folder of records or the JSON of a table (``bench leaderboard --format json``). Where both sides have the
-records, a number is tested over the seeds it has on both (paired t; with one seed, sign flips over the test items); a
-table in JSON holds means and intervals only, from which Welch's test follows. The p values of all changed numbers are
-corrected together (Holm).
+A side is a folder of records or the JSON of a table (``bench leaderboard --format json``). Numbers are compared only
+where they were made under the same conditions (``comparable``: test data, settings of the head, what the pre-training
+was given). Where both sides have the records, a number is tested over its seeds, then and now being the two rows of
+``statistics.pooled_tests`` (with the same seeds that is Student's paired t; other rows' spread is not asked, as a
+change may touch only some rows), or with one seed by sign flips over the test items. A table in JSON holds means and
+intervals only, from which Welch's test follows, and does not say under which conditions. The p values of all changed
+numbers are corrected together (Holm).
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .comparable import Conditions, Declared, conditions, departures
 from .records import Record, RecordError, read_records
 from .render import SCHEMA, json_document
-from .statistics import LEVEL, holm, paired_t, sign_flip, welch
+from .statistics import LEVEL, holm, pooled_tests, sign_flip, welch
 from .table import Table, TableError, build
 
 RowName = tuple[str, str, str]  # objective, backbone, budget
@@ -25,8 +29,9 @@ _MOST_BYTES = 64 * 2**20
 _MOST_SEEDS = 100_000
 _LARGEST = 1e30  # as of records: squares and sums stay finite
 METHOD = (
-    "Paired t over common seeds, or with one seed sign flips over common items; from tables without their records "
-    f"Welch's t. Holm over all changed numbers; level {LEVEL}."
+    "t tests over the seeds (paired where they are the same), or with one seed sign flips over the test items; from "
+    "tables without their records Welch's t, and nothing is known of the conditions they were made under. Holm over "
+    f"all changed numbers; level {LEVEL}."
 )
 
 
@@ -40,7 +45,7 @@ class Number(NamedTuple):
     rank: int | None  # within the budget
     unranked: str  # why it is not comparable with its column; empty where it is
     version: int | None  # of the task
-    records: tuple[Record, ...] = ()  # those with a number; empty where the side is a table without records
+    records: tuple[Record, ...] = ()  # whose mean it is; empty where the side is a table without records
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Change(NamedTuple):
     over: str  # what the test is over, in words; empty without one
     corrected: float | None = None
     better: bool | None = None  # whether b is the better one; None where they cannot be compared
+    unlike: str = ""  # why they cannot be, in words
 
     @property
     def difference(self) -> float | None:
@@ -76,8 +82,8 @@ class Change(NamedTuple):
         """The change in words."""
         if self.difference is None:
             return f"{self.a.status} then, {self.b.status} now"
-        if self.a.version != self.b.version and None not in (self.a.version, self.b.version):
-            return f"not comparable: task version {self.a.version} then, {self.b.version} now"
+        if self.unlike:
+            return f"not comparable: {self.unlike}"
         if self.difference == 0:
             return "same mean"
         word = "better" if self.better else "worse"
@@ -107,11 +113,12 @@ class Difference:
                     or self.ranks)  # fmt: skip
 
 
-def read_side(path: Path, suite: str | None = None) -> Side:
+def read_side(path: Path, suite: str | None = None, declared: Declared | None = None) -> Side:
     """A folder of records, or a JSON table.
 
     Args:
         suite: of the folder's records; may be None where they are of one suite.
+        declared: as for ``table.build``.
 
     Raises:
         RecordError: no such file or folder, or not a table; one line.
@@ -121,7 +128,7 @@ def read_side(path: Path, suite: str | None = None) -> Side:
         records, invalid = read_records([path])
         if not records and not invalid:
             raise RecordError(f"{path}: no records below it")
-        return side_of(build(records, invalid, suite=suite), str(path))
+        return side_of(build(records, invalid, suite=suite, declared=declared), str(path))
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"more than {_MOST_BYTES} bytes")
@@ -140,11 +147,9 @@ def side_of(table: Table, name: str) -> Side:
     side = _from_json(json_document(table), name)
     for row in table.rows:
         numbers = side.rows[row.objective, row.backbone, row.budget]
-        for column in table.columns:
-            own = tuple(r for r in row.runs if (r.task, r.protocol, r.status) == (column.task, column.protocol, "ok"))
-            version = max((r.task_version for r in own), default=None)
-            own = tuple(r for r in own if r.task_version == version and column.metric in r.metrics)
-            numbers[column.id] = numbers[column.id]._replace(records=own, version=version)
+        for name, cell in row.cells.items():
+            version = cell.records[0].task_version if cell.records else None
+            numbers[name] = numbers[name]._replace(records=cell.records, version=version)
     return side
 
 
@@ -220,13 +225,29 @@ def compare(a: Side, b: Side) -> Difference:
 
 
 def _alike(a: Number, b: Number) -> bool:
-    known = None not in (a.version, b.version)
-    return (a.mean, a.ci95, a.n, a.status) == (b.mean, b.ci95, b.n, b.status) and not (known and a.version != b.version)
+    return (a.mean, a.ci95, a.n, a.status) == (b.mean, b.ci95, b.n, b.status) and not _unlike(a, b)
+
+
+def _unlike(a: Number, b: Number) -> str:
+    """Why two numbers cannot be compared, in words; empty where they can, or one is missing."""
+    if a.mean is None or b.mean is None:
+        return ""
+    if a.version != b.version and None not in (a.version, b.version):
+        return f"task version {b.version}, then {a.version}"
+    return "; ".join(departures(_conditions(b), _conditions(a), "then"))
+
+
+def _conditions(number: Number) -> Conditions:
+    found: Conditions = {}
+    for record in number.records:
+        found |= conditions(record)
+    return found
 
 
 def _change(row: RowName, column: str, a: Number, b: Number, higher_is_better: bool) -> Change:
-    if a.mean is None or b.mean is None or (a.version != b.version and None not in (a.version, b.version)):
-        return Change(row, column, a, b, None, "")
+    unlike = _unlike(a, b)
+    if a.mean is None or b.mean is None or unlike:
+        return Change(row, column, a, b, None, "", unlike=unlike)
     better = None if a.mean == b.mean else (b.mean > a.mean) == higher_is_better
     p, over = _tested(a, b)
     return Change(row, column, a, b, p, over, better=better)
@@ -235,13 +256,14 @@ def _change(row: RowName, column: str, a: Number, b: Number, higher_is_better: b
 def _tested(a: Number, b: Number) -> tuple[float | None, str]:
     """p value that the two numbers are of one mean, and what it is over."""
     then, now = _by_seed(a.records), _by_seed(b.records)
-    shared = sorted(then.keys() & now.keys())
-    if len(shared) > 1:
-        return paired_t([now[s][0] - then[s][0] for s in shared]), f"{len(shared)} seeds"
-    if len(shared) == 1:
-        (_, first), (_, second) = then[shared[0]], now[shared[0]]
-        if first and len(first) == len(second or ()) and _data(a) == _data(b):
+    if then and now:
+        if (pooled := pooled_tests([{s: value for s, (value, _) in side.items()} for side in (then, now)])) is not None:
+            same = f"{len(now)} seeds" if then.keys() == now.keys() else f"{len(then)} and {len(now)} seeds"
+            return float(pooled.p[0, 1]), same
+        (seed, (_, first)), (other, (_, second)) = *then.items(), *now.items()
+        if seed == other and first and len(first) == len(second or ()):
             return sign_flip([y - x for x, y in zip(first, second or (), strict=True)]), f"{len(first)} items"
+        return None, ""
     spread_a, spread_b = _deviation(a), _deviation(b)
     if spread_a is not None and spread_b is not None and a.mean is not None and b.mean is not None:
         return welch(b.mean - a.mean, spread_a, a.n, spread_b, b.n), f"{a.n} and {b.n} seeds"
@@ -256,10 +278,6 @@ def _by_seed(records: Sequence[Record]) -> dict[int, tuple[float, list[float] | 
             name, metric = record.main_metric
             found[record.seed] = (metric["value"], (record.items or {}).get(name))
     return found
-
-
-def _data(number: Number) -> set[str | None]:
-    return {record.fingerprints["data"] for record in number.records}
 
 
 def _deviation(number: Number) -> float | None:
@@ -350,7 +368,8 @@ def as_json(found: Difference) -> dict[str, Any]:
         "columns_added": list(found.columns_added), "columns_removed": list(found.columns_removed),
         "changes": [
             {"row": list(c.row), "column": c.column, "a": numbers(c.a), "b": numbers(c.b), "difference": c.difference,
-             "over": c.over, "p": c.p, "p_corrected": c.corrected, "better": c.better, "finding": c.finding}
+             "over": c.over, "p": c.p, "p_corrected": c.corrected, "better": c.better, "unlike": c.unlike,
+             "finding": c.finding}
             for c in found.changes
         ],
         "ranks": [{"row": list(row), "in": where, "a": then, "b": now} for row, where, then, now in found.ranks],

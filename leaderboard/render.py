@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .records import RecordError
-from .statistics import LEVEL, PAIR_METHOD
+from .statistics import LEVEL
 from .table import Cell, Group, Row, Table
 
 if TYPE_CHECKING:
@@ -102,12 +102,12 @@ def comparisons(table: Table) -> str:
         names = [" ".join(filter(None, name if _ambiguous(table) else name[:1])) for name in (pair.a, pair.b)]
         better = (pair.difference > 0) == direction[pair.column].higher_is_better
         rows.append([
-            pair.column, *map(md, names), f"{pair.difference:+.3f}", f"{pair.n} {pair.over}", f"{pair.p:.2g}",
+            pair.column, *map(md, names), f"{pair.difference:+.3f}", pair.basis, f"{pair.p:.2g}",
             f"{pair.corrected:.2g}", (f"{'first' if better else 'second'} is better" if pair.significant else "tie"),
         ])
     heads = ["task", "first", "second", "difference", "over", "p", "p corrected", "finding"]
     body = tabulate(rows, heads, tablefmt="github", disable_numparse=True)
-    return f"{body}\n\nDifference: first less second, in the metric's unit. {md(PAIR_METHOD)}; level {LEVEL}.\n"
+    return f"{body}\n\nDifference: first less second, in the metric's unit. {md(table.pair_method)}; level {LEVEL}.\n"
 
 
 def _ambiguous(table: Table) -> bool:

@@ -9,13 +9,17 @@ the spread over seeds, not over test items.
 items (bootstrap) and answers another question: how far would the number move with other test items of the same kind,
 the trained networks staying as they are? It says nothing of the spread over seeds.
 
-**Comparison.** Two rows are compared on what they share: the seeds (paired t on the differences, :func:`paired_t`),
-or, with one seed, the items (random sign flips of the differences, :func:`sign_flip`). The p values of all pairs of a
+**Comparison.** Rows of a column are tested together (:func:`pooled_tests`): score = row + seed + noise, fitted by least
+squares over all rows, with **one variance of the noise for all rows** of the column. Few seeds say little of one row's
+spread; the residuals of all rows say enough. For k rows with the same n seeds this is the two-way analysis of variance
+without replication, with (k − 1)(n − 1) degrees of freedom. Rows may have different seeds, or one; rows that no common
+seeds link are tested without the seeds (score = row + noise). Where every row has one seed there are no residuals, and
+what remains is the test items: random sign flips of the differences (:func:`sign_flip`). The p values of all pairs of a
 column are corrected together (:func:`holm`).
 
 **Rank.** :func:`significant_ranks`: one more than the number of rows that are significantly better. Rows that no test
 separates therefore tie. Where nothing can be tested (one seed, no items) the numbers as shown decide:
-:func:`competition_ranks` (1, 2, 2, 4). Overlap of two intervals is reported apart and is no test of a difference.
+:func:`competition_ranks` (1, 2, 2, 4). Overlap of two intervals is no test of a difference.
 """
 
 from __future__ import annotations
@@ -26,14 +30,20 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
 
+Number = TypeVar("Number", float, "np.ndarray")
+
 METHOD = "mean ± half width of the 95 % interval over seeds (Student t, n − 1 degrees of freedom; none for one seed)"
 ITEM_METHOD = "[low, high]: 95 % sampling interval over test items (bootstrap), seeds held fixed"
-PAIR_METHOD = "paired t over common seeds, or with one seed sign flips over common items; Holm over the column's pairs"
+PAIR_METHODS = {
+    "seeds": "t tests of score = row + seed + noise, fitted to all rows of a column, one variance of the noise for all",
+    "items": "with one seed a row, sign flips over common test items",
+}
+CORRECTION = "Holm over the column's pairs"
 LEVEL = 0.05  # of a significant difference, after the correction; the customary one
 RESAMPLES = 2000  # of the items: the 2.5 % quantile then wobbles by about 1 % of the interval's width
 FLIPS = 10_000  # random ones, where all 2^n are more than that: the least p value is 1e-4
@@ -67,13 +77,6 @@ def summarise(values: Sequence[float]) -> Summary:
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = t975(n - 1) * deviation / math.sqrt(n)
     return Summary(mean, (mean - half, mean + half), n)
-
-
-def intervals_overlap(a: Summary, b: Summary) -> bool:
-    """Whether the 95 % intervals share a point; an interval that is not there counts as wide open (nothing known)."""
-    if a.ci95 is None or b.ci95 is None:
-        return True
-    return a.ci95[0] <= b.ci95[1] and b.ci95[0] <= a.ci95[1]
 
 
 def competition_ranks(scores: Sequence[float | None], higher_is_better: bool) -> list[int | None]:
@@ -152,29 +155,79 @@ def _resampled_counts(n: int) -> np.ndarray:
     return np.bincount(draws.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(np.float64)
 
 
-def paired_t(differences: Sequence[float]) -> float:
-    """Two-sided p value of Student's paired t test: the mean of the differences is 0.
+class Pooled(NamedTuple):
+    """What :func:`pooled_tests` found of k rows."""
+
+    effects: np.ndarray  # (k,) differences of two are the rows' differences, freed of the seeds they happen to have
+    p: np.ndarray  # (k, k) two-sided, symmetric, 1 on the diagonal and where two rows do not differ
+    degrees: int  # of freedom of the residuals
+
+
+def pooled_tests(rows: Sequence[Mapping[int, float]]) -> Pooled | None:
+    """t tests of all pairs of rows, from one additive model: score = row + seed + noise of one variance.
+
+    The contrasts are those of least squares, their variances of its covariance, the degrees of freedom those of the
+    residuals: observations − rows − seeds + 1. Where common seeds do not link all rows, or nothing is left for the
+    residuals, the seeds are left out of the model (observations − rows): their spread is then part of the noise.
 
     Args:
-        differences: one per common seed, at least two, finite, in the metric's unit.
+        rows: per row seed -> score, finite, in the metric's unit; at least one each.
 
     Returns:
-        p in 0 … 1; 1.0 where all differences are 0, and 0.0 where they are all the same other number.
-
-    Raises:
-        ValueError: fewer than two differences.
+        None for fewer than two rows, and where every row has one seed.
     """
-    n = len(differences)
-    if n < 2:
-        raise ValueError(f"a paired t test needs at least two differences, got {n}")
-    mean = math.fsum(differences) / n
-    spread = math.fsum([(d - mean) ** 2 for d in differences])
-    if mean == 0:
-        return 1.0
-    if spread == 0:
-        return 0.0
-    # tan θ = t / √(n − 1), and t² = mean² n (n − 1) / spread
-    return min(1.0, max(0.0, 1.0 - _within(math.atan(abs(mean) * math.sqrt(n / spread)), n - 1)))
+    if len(rows) < 2 or max(map(len, rows)) < 2:
+        return None
+    import numpy as np
+
+    place = {seed: i for i, seed in enumerate(sorted(set().union(*rows)))}
+    there = np.zeros((len(rows), len(place)))  # (k, seeds) 1 where the row has the seed
+    scores = np.zeros_like(there)
+    for i, row in enumerate(rows):
+        at = [place[seed] for seed in row]
+        there[i, at], scores[i, at] = 1.0, list(row.values())
+    largest = np.abs(scores).max()
+    scores -= scores.sum() / there.sum() * there
+    scale = np.abs(scores).max() or 1.0
+    scores /= scale
+    counts = there.sum(axis=1)  # (k,)
+    degrees = int(there.sum()) - len(rows) - len(place) + 1
+    if degrees > 0 and _linked(there):
+        of_seed = there.sum(axis=0)  # (seeds,)
+        # The normal equations without the seeds. Only differences of rows are asked for, and 1 / k in each place makes
+        # the matrix regular and leaves them as they are.
+        reduced = np.diag(counts) - there / of_seed @ there.T  # (k, k)
+        inverse = np.linalg.inv(reduced + 1 / len(rows))
+        effects = inverse @ (scores.sum(axis=1) - there / of_seed @ scores.sum(axis=0))
+        seeds = (scores.sum(axis=0) - effects @ there) / of_seed
+        own = np.diag(inverse)
+        widths = own[:, None] + own - 2 * inverse  # (k, k) variances of the differences, in units of the noise's
+    else:
+        degrees = int(there.sum()) - len(rows)
+        effects, seeds = scores.sum(axis=1) / counts, np.zeros(len(place))
+        widths = 1 / counts[:, None] + 1 / counts
+    residuals = (scores - effects[:, None] - seeds) * there
+    noise = math.sqrt((residuals**2).sum() / degrees)
+    rounding = 64 * np.finfo(np.float64).eps * max(1.0, largest / scale)  # less is no difference, and no noise
+    upper = np.triu_indices(len(rows), 1)
+    differences = np.abs(effects[upper[0]] - effects[upper[1]])
+    differences[differences <= rounding] = 0.0
+    # tan θ = t / √degrees
+    theta = np.arctan2(differences, (noise if noise > rounding else 0.0) * np.sqrt(widths[upper] * degrees))
+    p = np.ones((len(rows), len(rows)))
+    p[upper] = np.clip(1.0 - _within(theta, np.sin(theta), np.cos(theta), degrees), 0.0, 1.0)
+    p.T[upper] = p[upper]
+    return Pooled(effects * scale, p, degrees)
+
+
+def _linked(there: np.ndarray) -> bool:
+    """Whether common seeds link all rows (k, seeds), be it through others: only then all differences are known."""
+    rows = there[:1]
+    while True:
+        more = there[(there @ rows.any(axis=0)) > 0]  # every row that has a seed of one of them
+        if len(more) == len(rows):
+            return len(rows) == len(there)
+        rows = more
 
 
 def welch(difference: float, deviation_a: float, n_a: int, deviation_b: float, n_b: int) -> float:
@@ -199,35 +252,6 @@ def welch(difference: float, deviation_a: float, n_a: int, deviation_b: float, n
     shares = a / largest, b / largest  # squares of tiny spreads would vanish
     degrees = sum(shares) ** 2 / (shares[0] ** 2 / (n_a - 1) + shares[1] ** 2 / (n_b - 1))
     return float(2 * stdtr(degrees, -abs(difference) / math.sqrt(a + b)))
-
-
-def paired_ts(scores: np.ndarray) -> np.ndarray:
-    """:func:`paired_t` for all pairs of columns at once.
-
-    Args:
-        scores: (n common seeds, k rows of a table), n at least 2, finite.
-
-    Returns:
-        (k, k), symmetric, 1 on the diagonal.
-    """
-    import numpy as np
-
-    n, k = scores.shape
-    p = np.ones((k, k))
-    for i in range(k - 1):
-        differences = scores[:, i, None] - scores[:, i + 1 :]
-        mean = differences.mean(axis=0)
-        spread = ((differences - mean) ** 2).sum(axis=0)
-        theta = np.arctan2(np.abs(mean) * math.sqrt(n), np.sqrt(spread))  # (k − i − 1,); 0 for equal columns
-        sine, cosine = np.sin(theta), np.cos(theta)
-        odd = (n - 1) % 2
-        term, total = (cosine, np.zeros_like(theta)) if odd else (np.ones_like(theta), np.zeros_like(theta))
-        for step in range(2 + odd, n, 2):  # the sum of :func:`_within`
-            total = total + term
-            term = term * ((step - 1) / step * cosine**2)
-        within = (theta + sine * total) * 2 / math.pi if odd else sine * total
-        p[i, i + 1 :] = p[i + 1 :, i] = np.clip(1.0 - within, 0.0, 1.0)
-    return p
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
@@ -320,16 +344,17 @@ def t975(degrees: int) -> float:
     """
     low, high = 0.0, math.pi / 2
     while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if _within(middle, degrees) < 0.95 else (low, middle)
+        found = _within(middle, math.sin(middle), math.cos(middle), degrees)
+        low, high = (middle, high) if found < 0.95 else (low, middle)
     return math.sqrt(degrees) * math.tan(middle)
 
 
-def _within(theta: float, degrees: int) -> float:
+def _within(theta: Number, sine: Number, cosine: Number, degrees: int) -> Number:
     """P(|T| ≤ t) with θ = atan(t / √degrees): a finite sum (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
-    sine, cosine = math.sin(theta), math.cos(theta)
     odd = degrees % 2
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+    total, term = 0.0 * cosine, cosine if odd else 0.0 * cosine + 1.0  # numbers or arrays
+    square = cosine**2
     for k in range(2 + odd, degrees + 1, 2):
-        total += term
-        term *= (k - 1) / k * cosine**2
+        total = total + term
+        term = term * ((k - 1) / k * square)
     return (theta + sine * total) * 2 / math.pi if odd else sine * total

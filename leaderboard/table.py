@@ -12,8 +12,10 @@ All formats show the strings made here, so no two of them can disagree; only JSO
   made otherwise are named in a note. Beside it stand the interval over seeds and, where the metric is the mean of
   recorded per-item scores, the sampling interval over items.
 * **Ranks** tie where no test separates two rows (``statistics``: a row's rank is one more than the number of rows that
-  are significantly better). Where two rows share neither two seeds nor items, nothing can be tested and the means as
-  shown (rounded) decide. The **place** always compares the means as shown: best in bold, second underlined. The mean
+  are significantly better). The rows of a column are tested together, over their seeds; where every row has one seed,
+  over the test items; and where there are none in common, nothing can be tested and the means as shown (rounded)
+  decide. With equal seeds ranks never contradict the means; with different ones the means freed of their seeds decide,
+  not those shown. The **place** always compares the means as shown: best in bold, second underlined. The mean
   rank is taken over the columns where the row is ranked; rows of equal mean rank stand in the order of their mean
   place. A row that lacks a column in which two or more others compete says so ("2 of 5") and stands below the complete
   ones: leaving out a hard task must not help.
@@ -28,7 +30,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import combinations, groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .comparable import Conditions, Declared, conditions, departures, shared
@@ -36,17 +38,17 @@ from .cost import RowCost, row_cost
 from .records import Cell as CellKey
 from .records import InvalidRecord, Record, no_collection
 from .statistics import (
+    CORRECTION,
     ITEM_METHOD,
     LEVEL,
     METHOD,
-    PAIR_METHOD,
+    PAIR_METHODS,
     Summary,
     competition_ranks,
     holm,
     item_interval,
     mean_ranks,
-    paired_t,
-    paired_ts,
+    pooled_tests,
     sign_flips,
     significant_ranks,
     summarise,
@@ -67,7 +69,6 @@ UNRANKED = "†"  # marks a number that is kept out of its column's ranks
 _DECIMALS = {"%": 2}  # by unit; everything else (metres, ratios) has three
 _NOTHING = "–"
 _LONGEST_LABEL = 120  # characters
-_FEW_ROWS = 40  # up to which pairs are tested one at a time
 
 
 class TableError(ValueError):
@@ -121,6 +122,7 @@ class Cell:
     place: int | None = None  # by the means as shown, 1 is best; equal ones share it
     items95: tuple[float, float] | None = None  # sampling interval over test items, in the metric's unit
     items_text: tuple[str, str] | None = None  # its ends, rounded
+    records: tuple[Record, ...] = ()  # whose mean it is: one a seed, of one version, under the same conditions
 
     @property
     def n(self) -> int:
@@ -146,20 +148,25 @@ class Cell:
 
 
 class Comparison(NamedTuple):
-    """Two rows of a column tested on what they share."""
+    """Two rows of a column, tested."""
 
     column: str
     a: tuple[str, str, str]  # objective, backbone, budget
     b: tuple[str, str, str]
-    difference: float  # a's mean less b's over the common seeds or items, in the metric's unit
+    difference: float  # a less b, in the metric's unit; with different seeds freed of what those differ by
     over: str  # "seeds" or "items"
-    n: int  # how many of them
+    n: int  # degrees of freedom, of the column's rows together, or number of common items
     p: float
     corrected: float  # p after Holm's rule over the column's pairs
 
     @property
     def significant(self) -> bool:
         return self.corrected <= LEVEL
+
+    @property
+    def basis(self) -> str:
+        """What was tested over, in words."""
+        return f"{self.n} items" if self.over == "items" else f"seeds, {self.n} degrees of freedom"
 
 
 @dataclass(frozen=True)
@@ -279,15 +286,36 @@ class Table:
     def legend(self) -> str:
         """How to read the table, one line."""
         items = f"; {ITEM_METHOD}" if any(c.items95 for row in self.rows for c in row.cells.values()) else ""
-        ties = f" A rank is 1 + the number of rows significantly better ({PAIR_METHOD})." if self.comparisons else ""
         budgets = " Rows are compared within one budget only." if len(self.groups) > 1 else ""
         marked = any(c.unranked for row in self.rows for c in row.cells.values())
         mark = f" {UNRANKED}: not comparable with its column and kept out of the ranks, see the note." if marked else ""
         return (
             f"Suite {self.suite or _NOTHING}. Cells: {METHOD}{items}. Best in bold, second underlined; "
-            f"↑ higher is better, ↓ lower is better.{ties} Mean rank: over the columns in which a row is ranked."
-            f"{budgets}{mark} Compute: core-hours or GPU-hours of all seeds, pre-training and tasks; FLOPs: of one "
-            "pre-training, forward and backward."
+            f"↑ higher is better, ↓ lower is better.{self._ranking} Mean rank: over the columns in which a "
+            f"row is ranked.{budgets}{mark} Compute: core-hours or GPU-hours of all seeds, pre-training and tasks; "
+            "FLOPs: of one pre-training, forward and backward."
+        )
+
+    @property
+    def pair_method(self) -> str:
+        """How pairs of rows were tested, as far as any were."""
+        over = {pair.over for pair in self.comparisons}
+        return "; ".join([*(words for name, words in PAIR_METHODS.items() if name in over), CORRECTION])
+
+    @property
+    def _ranking(self) -> str:
+        """What decides the ranks, a sentence or two."""
+        tested = Counter((pair.column, pair.a[2]) for pair in self.comparisons)
+        pairs = {
+            (column.id, group.budget): math.comb(sum(row.cells[column.id].rank is not None for row in group.rows), 2)
+            for group in self.groups for column in self.columns
+        }
+        told = f" A rank is 1 + the number of rows significantly better ({self.pair_method})." if tested else ""
+        if all(tested[place] == count for place, count in pairs.items()):
+            return told
+        nothing = "with one seed and no common test items nothing can be tested"
+        return f"{told} The numbers as shown decide the other ranks: {nothing}." if tested else (
+            f" The numbers as shown decide the ranks: {nothing}."
         )
 
 
@@ -310,7 +338,6 @@ def build(
     records: Iterable[Record],
     invalid: Iterable[InvalidRecord] = (),
     suite: str | None = None,
-    rows_order: Sequence[str] | None = None,
     declared: Declared | None = None,
 ) -> Table:
     """The table of one suite.
@@ -319,7 +346,6 @@ def build(
         records: each cell once, as from ``read_records``.
         invalid: what could not be read; listed in the notes, and shown in its cell where it is known.
         suite: records of others are left out. May be None when all records are of one suite.
-        rows_order: names of objectives, to sort the rows of a budget by instead of the mean rank; others follow.
         declared: the suite's head settings for a record's row, where somebody knows them (``comparable``).
 
     Raises:
@@ -353,7 +379,7 @@ def build(
             for at in own:
                 group[at][column.id] = _draft(own[at].get(column.id), found[at], column, _label(at), common)
         ranked, tested = _ranked(group, columns, own)
-        ranked.sort(key=lambda pair: _place(pair[1], rows_order, pair[0].objective))
+        ranked.sort(key=lambda pair: _place(pair[1]))
         rows += ranked
         comparisons += tested
         drafts |= group
@@ -483,6 +509,7 @@ def _draft(
     cell = Cell(
         "ok", summary, f"{summary.mean:.{decimals}f}", half, not unranked, items95=interval,
         items_text=interval and (f"{interval[0]:.{decimals}f}", f"{interval[1]:.{decimals}f}"), unranked=unranked,
+        records=tuple(good),
     )
     return _Draft(cell, notes, seeds, items, good[0].fingerprints["data"])
 
@@ -566,67 +593,47 @@ def _compared(
 ) -> tuple[list[Comparison], list[set[int]]]:
     """The tests of a column, and per row the rows that beat it: significantly, or as shown where nothing is tested."""
     competing = [i for i, score in enumerate(scores) if score is not None]
-    found: list[tuple[int, int, float, str, int, float]] = []  # i, j, difference, over, n, p
     better: list[set[int]] = [set() for _ in drafts]
-    by_items = _item_tests(drafts, competing)
-    series = {i: (tuple(drafts[i].seeds), list(drafts[i].seeds.values())) for i in competing}
-    at_once = _seed_tests([series[i] for i in competing])
-    for place, i in enumerate(competing):
-        seeds_i, values_i = series[i]
-        for other_place, j in enumerate(competing[place + 1 :], place + 1):
-            if at_once is not None:
-                means, p_values = at_once
-                difference = means[place] - means[other_place]
-                found.append((i, j, difference, "seeds", len(seeds_i), p_values[place][other_place]))
-                continue
-            seeds_j, values_j = series[j]
-            if seeds_i == seeds_j:
-                differences = [x - y for x, y in zip(values_i, values_j, strict=True)]
-            else:
-                other = drafts[j].seeds
-                differences = [x - other[seed] for seed, x in drafts[i].seeds.items() if seed in other]
-            if len(differences) > 1:
-                mean = math.fsum(differences) / len(differences)
-                found.append((i, j, mean, "seeds", len(differences), paired_t(differences)))
-            elif (i, j) in by_items:
-                found.append((i, j, *by_items[i, j]))
-            elif scores[i] != scores[j]:
+    found = _seed_tests(drafts, competing)
+    if found is None:  # every row has one seed
+        found = _item_tests(drafts, competing)
+        for i, j in combinations(competing, 2):
+            if (i, j) not in found and scores[i] != scores[j]:
                 first = (scores[i] > scores[j]) == column.higher_is_better
                 better[j if first else i].add(i if first else j)
     tested = []
-    for (i, j, difference, over, n, p), corrected in zip(found, holm([pair[-1] for pair in found]), strict=True):
-        tested.append(Comparison(column.id, names[i], names[j], difference, over, n, p, corrected))
-        if corrected <= LEVEL and difference:
+    corrected = holm([p for *_, p in found.values()])
+    for ((i, j), (difference, over, n, p)), after in zip(found.items(), corrected, strict=True):
+        tested.append(Comparison(column.id, names[i], names[j], difference, over, n, p, after))
+        if after <= LEVEL and difference:
             first = (difference > 0) == column.higher_is_better
             better[j if first else i].add(i if first else j)
     return tested, better
 
 
-def _seed_tests(
-    series: Sequence[tuple[tuple[int, ...], list[float]]],
-) -> tuple[list[float], list[list[float]]] | None:
-    """Means, and p values of all pairs, of (seeds, scores) a row; None unless many rows share two or more seeds.
+_Tests = dict[tuple[int, int], tuple[float, str, int, float]]  # i < j -> difference, over, n, p
 
-    For few rows one test at a time is faster than loading numpy.
-    """
-    if len(series) <= _FEW_ROWS or len({seeds for seeds, _ in series}) != 1 or len(series[0][0]) < 2:
+
+def _seed_tests(drafts: Sequence[_Draft], competing: Sequence[int]) -> _Tests | None:
+    """The tests of all pairs over seeds; None where every row has one."""
+    pooled = pooled_tests([drafts[i].seeds for i in competing])
+    if pooled is None:
         return None
-    import numpy as np
+    effects, p = pooled.effects.tolist(), pooled.p.tolist()
+    return {
+        (i, j): (effects[a] - effects[b], "seeds", pooled.degrees, p[a][b])
+        for (a, i), (b, j) in combinations(enumerate(competing), 2)
+    }
 
-    scores = np.array([values for _, values in series], dtype=np.float64).T  # (seeds, rows)
-    return scores.mean(axis=0).tolist(), paired_ts(scores).tolist()
 
-
-def _item_tests(
-    drafts: Sequence[_Draft], competing: Sequence[int]
-) -> dict[tuple[int, int], tuple[float, str, int, float]]:
-    """(i, j) -> difference, "items", n, p, for the pairs scored on the same test items; i < j."""
+def _item_tests(drafts: Sequence[_Draft], competing: Sequence[int]) -> _Tests:
+    """The tests over items of the pairs scored on the same ones."""
     groups: dict[tuple[str | None, int], list[int]] = defaultdict(list)
     for i in competing:
         items = drafts[i].items
         if items is not None:
             groups[drafts[i].data, len(items)].append(i)
-    found = {}
+    found: _Tests = {}
     for (_, n), members in groups.items():
         if len(members) < 2:
             continue
@@ -640,10 +647,8 @@ def _item_tests(
     return found
 
 
-def _place(row: Row, rows_order: Sequence[str] | None, objective: str) -> tuple[Any, ...]:
+def _place(row: Row) -> tuple[Any, ...]:
     by_name = (row.objective, row.backbone, row.budget)
-    if rows_order is not None:
-        return *_index(objective, rows_order), *by_name
     if row.mean_rank is None:
         return 2, 0.0, 0.0, *by_name
     return bool(row.missing_ranks), row.mean_rank, row.mean_place or 0.0, *by_name

@@ -26,11 +26,12 @@ def compare(
 ) -> None:
     """Print what changed from table A to table B: rows, numbers, significance."""
     from benchmarks.commands.leaderboard import deliver
+    from benchmarks.suite import declared_settings
     from leaderboard import compare as comparison
     from leaderboard.table import TableError
 
     try:
-        before, after = (comparison.read_side(path, suite or None) for path in (a, b))
+        before, after = (comparison.read_side(path, suite or None, declared_settings) for path in (a, b))
         found = comparison.compare(before, after)
     except TableError as error:
         raise RequestError(f"{error}; --suite NAME" if "several" in str(error) else str(error)) from error

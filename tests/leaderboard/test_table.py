@@ -1,14 +1,16 @@
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from leaderboard.records import InvalidRecord, checked
 from leaderboard.render import comparisons, render
-from leaderboard.statistics import holm, summarise
+from leaderboard.statistics import holm, pooled_tests, summarise
 from leaderboard.table import TableError, build
 
 
@@ -43,8 +45,6 @@ def test_rows_are_sorted_by_mean_rank_and_direction_counts(make_record):
         records += [make_record(top1, objective=objective), make_record(rmse, objective=objective, task="depth")]
     table = build(records)
     assert [(found.objective, found.mean_rank) for found in table.rows] == [("b", 1.0), ("a", 2.5), ("c", 2.5)]
-    ordered = build(records, rows_order=["c", "b"])
-    assert [found.objective for found in ordered.rows] == ["c", "b", "a"]
 
 
 def test_equal_numbers_share_a_rank(make_record):
@@ -227,31 +227,89 @@ def cells(table, column="classification.frozen"):
     return {found.objective: found.cells[column] for found in table.rows}
 
 
+def made(make_record, scores):
+    """Records of objective -> scores by seed."""
+    return [
+        make_record(value, objective=name, seed=seed) for name, values in scores.items()
+        for seed, value in (values.items() if isinstance(values, dict) else enumerate(values))
+    ]  # fmt: skip
+
+
 def test_rows_tie_where_seeds_do_not_separate_them(make_record):
     scores = {"a": [60.0, 61.0, 62.0], "b": [59.5, 61.5, 61.9], "c": [40.0, 41.1, 42.0]}
-    records = [
-        make_record(value, objective=name, seed=seed) for name, values in scores.items()
-        for seed, value in enumerate(values)
-    ]  # fmt: skip
-    table = build(records)
+    table = build(made(make_record, scores))
     assert {name: (cell.rank, cell.place) for name, cell in cells(table).items()} == {
         "a": (1, 1), "b": (1, 2), "c": (3, 3),
     }  # fmt: skip
     assert [found.objective for found in table.rows] == ["a", "b", "c"]  # equal mean ranks: by place
     found = {(pair.a[0], pair.b[0]): pair for pair in table.comparisons}
-    assert found["a", "b"].over == "seeds"
-    assert found["a", "b"].n == 3
-    assert found["a", "b"].p == pytest.approx(stats.ttest_rel(scores["a"], scores["b"]).pvalue)
+    assert found["a", "b"].basis == "seeds, 4 degrees of freedom"
+    of_all = pooled_tests([dict(enumerate(values)) for values in scores.values()])
+    assert found["a", "b"].p == pytest.approx(of_all.p[0, 1])
     assert not found["a", "b"].significant
     assert found["a", "c"].significant
     assert found["a", "c"].difference == pytest.approx(61 - 41.0333, abs=1e-3)
     raw = [pair.p for pair in table.comparisons]
     assert [pair.corrected for pair in table.comparisons] == holm(raw)
-    assert "significantly better" in table.legend
+    assert "significantly better (t tests of score = row + seed + noise" in table.legend
+    assert "as shown" not in table.legend
     text = comparisons(table)
     assert "first is better" in text
     assert "tie" in text
-    assert "3 seeds" in text
+    assert "4 degrees of freedom" in text
+    assert "score = row + seed + noise" in text
+
+
+def test_ranks_do_not_contradict_the_means(make_record):
+    """Six rows of three seeds with unequal spreads: pair by pair on two degrees of freedom the fourth was first."""
+    scores = {
+        "first": [37.0, 37.4, 38.7], "second": [27.1, 27.6, 28.9], "third": [24.3, 24.4, 24.9],
+        "fourth": [11.0, 17.5, 24.0], "fifth": [14.0, 14.6, 15.2], "sixth": [11.8, 11.9, 12.1],
+    }  # fmt: skip
+    found = [row.cells["classification.frozen"] for row in build(made(make_record, scores)).rows]
+    assert [cell.place for cell in found] == [1, 2, 3, 4, 5, 6]
+    ranks = [cell.rank for cell in found]
+    assert ranks == sorted(ranks)
+    assert ranks[3] > 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(scores=st.integers(2, 4).flatmap(
+    lambda n: st.lists(st.lists(st.integers(0, 400), min_size=n, max_size=n), min_size=2, max_size=6)
+))  # fmt: skip
+def test_ranks_rise_with_the_means_where_all_have_the_same_seeds(make_record, scores):
+    rows = {f"o{i}": [value / 4 for value in values] for i, values in enumerate(scores)}
+    found = cells(build(made(make_record, rows)))
+    for (a, first), (b, second) in itertools.permutations(found.items(), 2):
+        if sum(rows[a]) > sum(rows[b]):
+            assert first.rank <= second.rank
+        elif sum(rows[a]) == sum(rows[b]):
+            assert first.rank == second.rank
+
+
+def test_a_row_of_one_seed_is_tested_beside_rows_of_several(make_record):
+    """Its number alone, by its size, decides nothing; nor do test items, which the others do not speak of."""
+    hard = [float(x) for x in range(40, 80)]
+    scores = {"a": [60.0, 61.5, 61.0], "b": [60.5, 59.5, 61.8], "far": [41.0, 40.3, 42.0]}
+    single = with_items(make_record, [x + 1 for x in hard], "single")  # 60.5, below a's mean, above b's
+    found = build([*made(make_record, scores), single])
+    assert {pair.over for pair in found.comparisons} == {"seeds"}
+    assert len(found.comparisons) == 6
+    assert {name: cell.rank for name, cell in cells(found).items()} == {"a": 1, "b": 1, "single": 1, "far": 4}
+    assert "as shown" not in found.legend
+
+
+def test_the_legend_says_what_decides(make_record):
+    plain = build([make_record(50.0, objective="a"), make_record(60.0, objective="b")])
+    assert {name: cell.rank for name, cell in cells(plain).items()} == {"a": 2, "b": 1}
+    assert "The numbers as shown decide the ranks: with one seed and no common test items nothing" in plain.legend
+    assert "significantly" not in plain.legend
+    items = [with_items(make_record, range(s, s + 20), name) for s, name in ((0, "a"), (9, "b"))]
+    assert "with one seed a row, sign flips" in build(items).legend
+    assert "as shown" not in build(items).legend
+    mixed = build([*items, make_record(99.0, objective="c")])
+    assert "The numbers as shown decide the other ranks" in mixed.legend
+    assert "decide" not in build([make_record(50.0)]).legend
 
 
 def with_items(make_record, scores, objective, seed=0, data="d"):

@@ -19,7 +19,7 @@ from downstream.task import TASKS
 from leaderboard.bundle import BundleError, records_of, row_folder
 from leaderboard.published import fixed_tolerance
 from leaderboard.records import InvalidRecord, Record, RecordError, read_records
-from leaderboard.statistics import item_interval, summarise
+from leaderboard.statistics import item_interval, prediction_interval
 from objectives import recipe as recipe_registry
 from objectives.recipe import Crop, ObjectiveError, Optimiser
 
@@ -47,7 +47,7 @@ def cell_of(record: Record) -> Cell:
         raise RequestError(str(error)) from error
     try:
         config = record.config
-        made = config["pretraining"]
+        made, data = config["pretraining"], dict(config["data"])
         task_settings = {**suite.settings.get(record.task, {}), record.protocol: dict(config["settings"])}
         scenes = record.variant.get("suite.scenes")
         suite = replace(
@@ -55,18 +55,18 @@ def cell_of(record: Record) -> Cell:
             batch_size=made["batch_size"], budgets={**suite.budgets, record.budget: made["images_seen"]},
             fixed_crop=made["fixed_crop"], decoder=made["decoder"],
             settings={**suite.settings, record.task: task_settings}, overrides=(),
-            data={**suite.data, record.task: dict(config["data"])}, **({"scenes": scenes} if scenes else {}),
+            data={**suite.data, record.task: data}, **({"scenes": scenes} if scenes else {}),
         )
         pretraining = Pretraining(
             recipe=replace(recipe, trains=made["trains"]), suite=suite, budget=record.budget,
             variant=dict(record.variant), slots={slot: dict(part) for slot, part in made["slots"].items()},
             optimiser=Optimiser(**_tuples(made["optimiser"])), crop=Crop(**_tuples(made["crop"])), seed=record.seed,
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, ObjectiveError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         where = record.path or "record"
         raise RequestError(f"{where}: its configuration cannot be planned again ({reason})") from error
-    for name, value in config["data"].items():
+    for name, value in data.items():
         if isinstance(value, str) and (Path(value).is_absolute() or ".." in Path(value).parts):
             raise RequestError(f"{record.path or 'record'}: its data.{name}={value!r} leads out of the data folder")
     return Cell(pretraining, TASKS[record.task], record.protocol)
@@ -138,7 +138,8 @@ class Verdict:
 def verdict(theirs: Record, ours: Record, siblings: Sequence[Record] = ()) -> Verdict:
     """The main metric of a record and of its reproduction.
 
-    The interval is theirs: Student's t over the seeds of the same row where there are several, else the sampling
+    The interval is theirs: where the row has several seeds, the prediction interval of one more run
+    (``statistics.prediction_interval``; that of their mean would be too narrow for a single run), else the sampling
     interval over their test items, else the fixed band of the published numbers.
 
     Args:
@@ -153,8 +154,10 @@ def verdict(theirs: Record, ours: Record, siblings: Sequence[Record] = ()) -> Ve
     name, metric = theirs.main_metric
     value, unit = metric["value"], metric["unit"]
     by_seed = {r.seed: r.metrics[name]["value"] for r in (*siblings, theirs) if name in r.metrics}
-    interval = summarise(list(by_seed.values())).ci95
-    band = f"the 95 % interval over {len(by_seed)} seeds"
+    interval = prediction_interval(list(by_seed.values()))
+    band = f"the 95 % prediction interval of one more run, from {len(by_seed)} seeds"
+    if interval is not None:  # of many seeds one may lie outside: a repetition of that one is no further off than it is
+        interval = min(interval[0], value), max(interval[1], value)
     items = (theirs.items or {}).get(name)
     if interval is None and items and abs(sum(items) / len(items) - value) <= 1e-6 * max(1.0, abs(value)):
         interval, band = item_interval(items), f"the 95 % sampling interval over {len(items)} test items"

@@ -16,6 +16,7 @@ from benchmarks.errors import RequestError
 from benchmarks.plan import Cell, Request, plan
 from benchmarks.suite import Suite, absolute
 from downstream.task import TASKS
+from leaderboard.cost import relative_arithmetic
 from leaderboard.published import (
     DATA_SETS,
     OUR_METRICS,
@@ -36,7 +37,7 @@ _GMACS = {
     "vit-s16": 4.6, "vit-b16": 17.6, "vit-l16": 61.6, "vit-h14": 167.4, "swin-t": 4.5, "swin-s": 8.7, "swin-b": 15.5,
     "swin-l": 34.5, "swinv2-t": 6.0, "swinv2-s": 11.6, "swinv2-b": 20.3, "swinv2-l": 47.5,
 }  # fmt: skip
-_TRAIN_FACTOR = 3  # a step costs about three forward passes: one forward, two backward
+_TRAIN_FACTOR = 3  # a supervised step costs about three forward passes: one forward, two backward
 _SUSTAINED = 1e14  # FLOP/s that a current accelerator keeps up in training; for a rough idea of hours only
 _PICTURES = {"ImageNet-1K": 1_281_167, "ImageNet-22K": 14_197_122, "ImageNet-21K": 14_197_122}  # of the train parts
 
@@ -170,9 +171,11 @@ def _cost(number: Number) -> str:
     gmacs = _GMACS.get(backbone_name(number.backbone))
     if gmacs is None:
         return f"{seen:,} pictures of pre-training; arithmetic of {number.backbone} not known here"
-    flops = 2e9 * gmacs * _TRAIN_FACTOR * seen
-    return (f"{seen:,} pictures of pre-training, at most {flops:.1e} FLOPs, about {flops / _SUSTAINED / 3600:,.0f} "
-            f"hours at {_SUSTAINED:.0e} FLOP/s")
+    ratio = relative_arithmetic(number.method)
+    flops = 2e9 * gmacs * _TRAIN_FACTOR * (ratio or 1.0) * seen
+    step = f"{ratio:.2f} times supervised training a picture" if ratio else "as for supervised training"
+    return (f"{seen:,} pictures of pre-training, about {flops:.1e} FLOPs ({step}), about "
+            f"{flops / _SUSTAINED / 3600:,.0f} hours at {_SUSTAINED:.0e} FLOP/s")
 
 
 def _data_lines(name: str, section: Mapping[str, Any], suite: Suite, data_root: Path | None) -> list[str]:

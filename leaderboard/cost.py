@@ -114,7 +114,26 @@ def arithmetic_key(pretraining: dict[str, Any]) -> str:
 @cache
 def gflops_per_picture() -> dict[str, float]:
     """Key of :func:`arithmetic_key` -> 10^9 operations a picture; empty where none were counted."""
+    return {row["key"]: float(row["gflops"]) for row in _counted()}
+
+
+def relative_arithmetic(objective: str) -> float | None:
+    """Operations a picture as a multiple of supervised training's (forward and backward of the backbone, once).
+
+    More than 1 with several views, a decoder or a teacher, less where the student sees only part of the picture. Of the
+    suites' own small network, where a teacher and a decoder weigh more than beside a large one; None where it was not
+    counted.
+    """
+    counted: dict[str, float] = {}
+    for row in _counted():
+        counted.setdefault(row["objective"], float(row["gflops"]))
+    if objective not in counted or "supervised" not in counted:
+        return None
+    return counted[objective] / counted["supervised"]
+
+
+def _counted() -> list[dict[str, Any]]:
     try:
-        return {row["key"]: float(row["gflops"]) for row in json.loads(ARITHMETIC.read_text(encoding="utf-8"))["rows"]}
+        return json.loads(ARITHMETIC.read_text(encoding="utf-8"))["rows"]
     except FileNotFoundError:
-        return {}
+        return []

@@ -17,20 +17,22 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .records import Record
+from .statistics import Summary, summarise
 from .table import Column, Row, Table
 
 FOLDER = Path(__file__).parent / "published"
 SCHEMA = 1
 
-# Half width of the band in which ours counts as agreeing where our seeds give none: our own choice, about what two
-# runs of one recipe differ by in the papers' ablations. In points of a percentage, else a share of the published value.
+# Half width of the band in which ours counts as agreeing: our own choice, about what two runs of one recipe differ by
+# in the papers' ablations. In points of a percentage, else a share of the published value. The spread of our seeds does
+# not widen it, or the less is known of a row the better it would agree.
 TOLERANCE_POINTS = 0.5
 TOLERANCE_SHARE = 0.02
 
@@ -151,10 +153,14 @@ class Beside(NamedTuple):
     row: Row
     column: Column
     published: float
-    ours: float
+    summary: Summary  # of our seeds: those of the cell
     tolerance: float  # half width of the band, at least 0
     band: str  # where the band comes from
     same_backbone: bool
+
+    @property
+    def ours(self) -> float:
+        return self.summary.mean
 
     @property
     def difference(self) -> float:
@@ -202,30 +208,25 @@ def beside(table: Table, folder: Path = FOLDER) -> list[Beside]:
     found = []
     for row in table.rows:
         for column in table.columns:
-            runs = [r for r in row.runs if (r.task, r.protocol, r.status) == (column.task, column.protocol, "ok")]
+            runs = row.cells[column.id].records
             names = {data_set(run) for run in runs if run.task_version == column.version}
             if len(names) != 1 or None in names:
                 continue
             data = names.pop()
             for metric in sorted({name for run in runs for name in run.metrics}):
                 for number in numbers.get((runs[0].objective, data or "", metric, column.protocol), ()):
-                    if made := _beside(number, row, column, runs, metric):
-                        found.append(made)
+                    found.append(_beside(number, row, column, runs, metric))
     return found
 
 
-def _beside(number: Number, row: Row, column: Column, runs: list[Record], metric: str) -> Beside | None:
-    from .statistics import summarise
-
+def _beside(number: Number, row: Row, column: Column, runs: Sequence[Record], metric: str) -> Beside:
     values = [run.metrics[metric] for run in runs if metric in run.metrics]
     unit = values[0]["unit"]
-    summary = summarise([value["value"] for value in values])
     published = in_our_unit(number, unit)
     band, width = tolerance(published, unit)
-    if summary.ci95 is not None and (half := (summary.ci95[1] - summary.ci95[0]) / 2) > width:
-        band, width = "95 % over seeds", half
     same = backbone_name(number.backbone) == backbone_name(row.backbone)
-    return Beside(number, row, column, published, summary.mean, width, band, same)
+    summary = summarise([value["value"] for value in values])
+    return Beside(number, row, column, published, summary, width, band, same)
 
 
 def in_our_unit(number: Number, unit: str) -> float:
@@ -235,14 +236,14 @@ def in_our_unit(number: Number, unit: str) -> float:
 
 
 def tolerance(published: float, unit: str) -> tuple[str, float]:
-    """Where the band comes from and its half width, where nothing is known of the spread."""
+    """Where the band comes from and its half width."""
     if unit == "%":
         return f"{TOLERANCE_POINTS:g} points", TOLERANCE_POINTS
     return f"{TOLERANCE_SHARE:.0%} of it", TOLERANCE_SHARE * abs(published)
 
 
 def fixed_tolerance(value: float, unit: str) -> float:
-    """Half width of the band where nothing is known of the spread, in the unit of ``value``; at least 0."""
+    """Half width of the band, in the unit of ``value``; at least 0."""
     return tolerance(value, unit)[1]
 
 
@@ -258,9 +259,11 @@ def lines(pairs: Iterable[Beside]) -> list[tuple[str, ...]]:
         verdict = "within" if pair.within else "outside"
         if not pair.same_backbone:
             verdict += f", ours is {pair.row.backbone}"
+        ends = pair.summary.ci95
+        half = "" if ends is None else f" ± {(ends[1] - ends[0]) / 2:.3f}"
         made.append((
             f"{number.paper}:{number.table}", number.method, number.backbone, number.protocol, number.dataset,
-            number.metric, f"{pair.published:.3f}".rstrip("0").rstrip("."), f"{pair.ours:.3f}",
+            number.metric, f"{pair.published:.3f}".rstrip("0").rstrip("."), f"{pair.ours:.3f}{half}",
             f"{pair.difference:+.3f}", f"± {pair.tolerance:.3f} ({pair.band})", verdict, number.mark or "verified",
         ))  # fmt: skip
     return made
@@ -274,7 +277,8 @@ def legend(table: Table, pairs: list[Beside]) -> str:
             "all of them: bench list tables."
         )
     return (
-        "Published numbers stand beside ours and never enter a rank. Difference: ours less theirs. UNVERIFIED: not "
+        "Published numbers stand beside ours and never enter a rank. Ours ± half width of the 95 % interval over "
+        "seeds. Difference: ours less theirs; the tolerance is a fixed one, whatever our seeds spread. UNVERIFIED: not "
         "seen in the source named. secondary: the source is neither the paper nor its repository."
     )
 
@@ -311,6 +315,7 @@ def as_json(pairs: Iterable[Beside]) -> list[dict[str, Any]]:
             "protocol": p.number.protocol, "dataset": p.number.dataset, "metric": p.number.metric,
             "source": p.number.source, "verified": p.number.verified, "published": p.published,
             "row": p.row.objective, "column": p.column.id, "our_backbone": p.row.backbone, "ours": p.ours,
+            "ours_ci95": None if p.summary.ci95 is None else list(p.summary.ci95), "n": p.summary.n,
             "difference": p.difference, "tolerance": p.tolerance, "within": p.within,
         }
         for p in pairs

@@ -79,6 +79,24 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(mean, (mean - half, mean + half), n)
 
 
+def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval in which the score of one more seed lies: m ± t(0.975, n − 1) · s · √(1 + 1/n).
+
+    Wider than :func:`summarise`'s, which is of the mean over all seeds.
+
+    Args:
+        values: one finite score per seed, at least one.
+
+    Returns:
+        (low, high) in the metric's unit; None for one seed.
+    """
+    found = summarise(values)
+    if found.ci95 is None:
+        return None
+    half = (found.ci95[1] - found.ci95[0]) / 2 * math.sqrt(found.n + 1)
+    return found.mean - half, found.mean + half
+
+
 def competition_ranks(scores: Sequence[float | None], higher_is_better: bool) -> list[int | None]:
     """Rank of each score, 1 the best, equal ones sharing the better rank; None stays None and takes no rank."""
     present = sorted((score for score in scores if score is not None), reverse=higher_is_better)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from benchmarks import execute
 from benchmarks.errors import RequestError
@@ -20,7 +22,7 @@ from benchmarks.reproduce import (
     reproduce,
     verdict,
 )
-from leaderboard.records import read_record, write_record
+from leaderboard.records import RecordError, checked, read_record, write_record
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "leaderboard" / "records"
@@ -67,6 +69,53 @@ def test_a_configuration_of_something_else_is_one_line(record, config):
         cell_of(replace(record, config=config))
 
 
+def test_data_that_are_no_mapping_are_one_line(record):
+    config = json.loads(json.dumps(record.config))
+    pairs = checked(replace(record, config={**config, "data": [["ann_file", "../x.json"]]}))
+    with pytest.raises(RequestError, match=r"its data.ann_file='../x.json' leads out"):
+        cell_of(pairs)
+    for data in (3, None, "x", [1, 2], [[[], 1]]):
+        with pytest.raises(RequestError, match="cannot be planned again"):
+            cell_of(checked(replace(record, config={**config, "data": data})))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6,
+)  # fmt: skip
+
+
+def _places(value, path=()):
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from _places(inner, (*path, key))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_fuzzed_configuration_is_a_plan_or_one_line(record, data):
+    """The digest fits: such a record may come from anybody."""
+    record = replace(record, items=None)  # that many numbers would take all the time
+    payload = json.loads(json.dumps({"config": record.config, "variant": record.variant}))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.sampled_from(sorted(_places(payload), key=repr)[2:] or [("config",)]))
+        target = payload
+        for key in place[:-1]:
+            target = target[key]
+        if data.draw(st.booleans()):
+            target[place[-1]] = data.draw(VALUES)
+        else:
+            del target[place[-1]]
+    message = ""
+    try:
+        made = checked(replace(record, **{"variant": record.variant, **payload}))
+        changed_settings(made, cell_of(made))
+    except (RequestError, RecordError) as error:
+        message = str(error)
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize("changes", [{"objective": "maee"}, {"suite": "embeded"}, {"task": "deppth"}])
 def test_unknown_names_offer_the_nearest(record, changes):
     with pytest.raises(RequestError, match="did you mean"):
@@ -85,7 +134,14 @@ def test_verdicts(record):
     assert verdict(record, ours(theirs + 0.1)).word == DIFFERS
     seeds = [replace(ours(theirs + 0.2 * seed), seed=seed) for seed in (1, 2)]
     found = verdict(record, ours(theirs + 0.1), seeds)
-    assert (found.word, found.band) == (WITHIN, "the 95 % interval over 3 seeds")
+    assert (found.word, found.band) == (WITHIN, "the 95 % prediction interval of one more run, from 3 seeds")
+    # seeds at 0, 0.2 and 0.4: s = 0.2, t(2) = 4.303, √(4/3): one more run may be 0.994 off, their mean only 0.497
+    assert found.high - found.low == pytest.approx(2 * 4.302653 * 0.2 * (4 / 3) ** 0.5, rel=1e-6)
+    assert verdict(record, ours(theirs + 0.9), seeds).word == WITHIN
+    assert verdict(record, ours(theirs + 1.3), seeds).word == DIFFERS
+    # the recorded run itself is the odd one of many: its repetition lies where it does
+    many = [replace(ours(theirs + 1 + 1e-3 * seed), seed=seed) for seed in range(1, 20)]
+    assert verdict(record, ours(theirs + 1e-6), many).word == WITHIN
     bare = replace(record, items=None)
     assert verdict(bare, ours(theirs * 1.01)).band.startswith("a fixed band")
     with pytest.raises(RequestError, match="no main metric"):

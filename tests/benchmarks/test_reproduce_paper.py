@@ -11,6 +11,7 @@ from benchmarks import suite as suites
 from benchmarks.commands import reproduce as command
 from benchmarks.errors import RequestError
 from benchmarks.reproduce_paper import lines, targets, timm_name, verdicts
+from leaderboard.cost import relative_arithmetic
 from leaderboard.published import find
 from leaderboard.records import Record, write_record
 
@@ -34,6 +35,19 @@ def test_what_it_would_run_costs_and_lacks(tmp_path):
         not any(t.cell for t in of("vitpose"))
     )
     assert "no objective 'dbot' here" in "\n".join(lines(find("dbot"), PAPER, None))
+
+
+def test_the_cost_knows_views_decoders_and_teachers():
+    """A step of two views and a momentum encoder is no step of supervised training; nothing is called an upper bound."""
+    assert relative_arithmetic("supervised") == 1
+    assert relative_arithmetic("mae") < 1 < relative_arithmetic("maskdistill") < relative_arithmetic("moco_v3")
+    assert relative_arithmetic("nobody") is None
+    text = "\n".join(lines(find("mae"), PAPER, None))
+    seen = 1600 * 1_281_167
+    flops = 6e9 * 17.6 * relative_arithmetic("mae") * seen
+    assert f"{seen:,} pictures of pre-training, about {flops:.1e} FLOPs" in text
+    assert f"{relative_arithmetic('mae'):.2f} times supervised training a picture" in text
+    assert "at most" not in text
 
 
 def test_the_plan_has_the_papers_backbone_and_pictures():

@@ -85,12 +85,28 @@ def test_ours_beside_theirs(ours):
     assert mae.difference == pytest.approx(-0.05)
     assert mae.within
     assert mae.same_backbone
-    assert mae.band == "95 % over seeds"  # of two seeds: 12.7 · 0.0707 / √2 = 0.635
-    assert mae.tolerance == pytest.approx(0.6353, abs=1e-3)
+    assert mae.tolerance == TOLERANCE_POINTS
+    assert mae.summary.ci95 == pytest.approx((83.55 - 0.6353, 83.55 + 0.6353), abs=1e-3)  # 12.7 · 0.0707 / √2
+    assert "83.550 ± 0.635" in text(ours, found, "md")
     beit = next(pair for pair in found if pair.number.method == "beit" and pair.number.paper == "beit")
     assert not beit.within
     assert beit.tolerance == TOLERANCE_POINTS
     assert all(pair.number.family == "finetune" for pair in found)
+
+
+def test_ours_is_the_number_of_the_cell(make_record):
+    """Records of an older task version, and those left out of the mean, count for nothing; nor does a wide spread
+    make a number agree."""
+    common = dict(suite="paper", backbone="vit_base_patch16_224", protocol="finetune", objective="mae")
+    records = [make_record(80.0 + 2 * seed, seed=seed, task_version=2, **common) for seed in range(2)]
+    records += [make_record(99.0, seed=seed, **common) for seed in range(2)]
+    table = build(records)
+    key = ("mae", "ViT-B/16", 83.6)
+    mae = next(p for p in beside(table) if (p.number.paper, p.number.backbone, p.number.value) == key)
+    assert mae.summary == table.rows[0].cells["classification.finetune"].summary
+    assert (mae.ours, mae.summary.n) == (81.0, 2)
+    assert mae.summary.ci95[1] > 83.6
+    assert not mae.within
 
 
 def test_published_numbers_change_no_rank(ours, make_record):

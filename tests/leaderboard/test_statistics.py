@@ -17,6 +17,7 @@ from leaderboard.statistics import (
     item_intervals,
     mean_ranks,
     pooled_tests,
+    prediction_interval,
     sign_flip,
     sign_flips,
     significant_ranks,
@@ -69,6 +70,20 @@ def test_intervals_cover_at_the_nominal_rate(n):
         assert interval is not None
         hits += interval[0] <= 70 <= interval[1]
     assert 0.93 <= hits / 10_000 <= 0.97
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_prediction_intervals_hold_one_more_run_at_the_nominal_rate(n):
+    draw = random.Random(n)
+    hits = 0
+    for _ in range(5000):
+        low, high = prediction_interval([draw.gauss(70, 2) for _ in range(n)])
+        hits += low <= draw.gauss(70, 2) <= high
+    assert 0.93 <= hits / 5000 <= 0.97
+    values = [61.2, 60.4, 62.9]
+    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=np.std(values, ddof=1) * math.sqrt(1 + 1 / 3))
+    assert prediction_interval(values) == pytest.approx(expected, rel=1e-9)
+    assert prediction_interval([3.0]) is None
 
 
 @pytest.mark.parametrize("n", [16, 100])

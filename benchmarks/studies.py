@@ -17,6 +17,7 @@ from benchmarks import suite as suites
 from benchmarks.environment import cores, environment
 from benchmarks.errors import RequestError
 from benchmarks.plan import digest
+from leaderboard.details import problem
 from leaderboard.records import (
     ANALYSIS,
     FILE_NAME,
@@ -101,7 +102,7 @@ def up_to_date(subject: Subject, task: str, protocol: str, fingerprint: str, ove
         record = read_record(subject.place(task, protocol) / ANALYSIS)
     except InvalidRecord:
         return None
-    keep = record.details is not None and record.status == "ok"
+    keep = record.status == "ok" and not problem(record)
     return record if keep and (overwrite == "never" or record.fingerprints["cell"] == fingerprint) else None
 
 

@@ -22,17 +22,16 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from .details import CUT as CUT  # known by this module's name, too
+from .details import EVEN_NUMBERS, HEAD_NUMBERS, LAYERS, NUMBERS, PROTOCOL, problem
 from .records import ANALYSIS, Record, RecordError, read_records
 from .statistics import Summary, summarise
 from .table import _label, _row_key
 
-PROTOCOL, LAYERS, CUT = "analysis", "layers", "cut"
 BASELINES = ("supervised", "random_init")  # shown after the others, the supervised one first
 FEWEST = 3  # objectives for a correlation
 _EXACT = 8  # objectives up to which every permutation is tried: 8! = 40,320
 _DRAWS = 10_000
-_HEAD_NUMBERS = ("distance", "entropy", "kl")
-_NUMBERS = ("variance", "within", "effective_rank", "high_frequency_share", "relative_log_amplitude")
 HEADINGS = {
     "attention_distance_last": "distance, last (px)", "attention_distance_mean": "distance, mean (px)",
     "attention_distance_relative": "distance, of uniform", "attention_distance_relative_last3": "of uniform, last 3",
@@ -110,11 +109,11 @@ def read_analyses(roots: Sequence[Path]) -> list[Record]:
     """Every analysis below the folders, in the order of their paths.
 
     Raises:
-        RecordError: one of them is damaged, or two contradict each other.
+        RecordError: one of them is damaged or not what an analysis holds, or two contradict each other.
     """
     found, invalid = read_records(roots, ANALYSIS)
     broken = [str(error) for error in invalid]
-    broken += [f"{record.path}: no details in it" for record in found if record.details is None]
+    broken += [f"{record.path}: {reason}" for record in found if (reason := problem(record))]
     if broken:
         raise RecordError(f"{broken[0]}; write it anew: bench analyze --overwrite always")
     return [record for record in found if record.status == "ok"]
@@ -129,13 +128,14 @@ def studied(records: Iterable[Record]) -> list[Studied]:
     """The analysed rows, baselines last.
 
     Raises:
-        RecordError: the analyses follow different conventions.
+        RecordError: the analyses follow different conventions, or seeds of a row are of different networks.
     """
     found = []
     mine = [record for record in records if record.protocol == PROTOCOL]
     _one_convention(mine)
     for (name, budget, backbone), seeds in _rows(mine).items():
         details = [record.details or {} for record in seeds]
+        _alike(seeds, [[(layer["name"], layer["heads"] is None) for layer in d["layers"]] for d in details], "layers")
         layers = [_joined(parts) for parts in zip(*(d["layers"] for d in details), strict=True)]
         numbers = {
             key: [r.metrics[key]["value"] for r in seeds] for key in HEADINGS if all(key in r.metrics for r in seeds)
@@ -148,7 +148,11 @@ def studied(records: Iterable[Record]) -> list[Studied]:
 
 
 def curves(records: Iterable[Record], protocol: str = LAYERS) -> dict[str, list[Curve]]:
-    """Task -> the rows' curves, baselines last; only the newest version of a task, seeds with the same layers."""
+    """Task -> the rows' curves, baselines last; only the newest version of a task, and layers that all seeds have.
+
+    Raises:
+        RecordError: seeds of a row have different main metrics.
+    """
     found: dict[str, list[Curve]] = defaultdict(list)
     mine = [record for record in records if record.protocol == protocol]
     for task in sorted({record.task for record in mine}):
@@ -156,6 +160,7 @@ def curves(records: Iterable[Record], protocol: str = LAYERS) -> dict[str, list[
         own = [record for record in mine if (record.task, record.task_version) == (task, newest)]
         for (name, budget, _), seeds in _rows(own).items():
             main = seeds[0].main_metric
+            _alike(seeds, [record.main_metric and record.main_metric[0] for record in seeds], "main metric")
             layers = [{layer["name"]: layer["metrics"] for layer in (r.details or {})["layers"]} for r in seeds]
             common = [name for name in layers[0] if all(name in of_seed for of_seed in layers)]
             if main is None or not common:
@@ -167,6 +172,14 @@ def curves(records: Iterable[Record], protocol: str = LAYERS) -> dict[str, list[
                 facts["higher_is_better"],
             ))  # fmt: skip
     return dict(found)
+
+
+def _alike(seeds: Sequence[Record], found: Sequence[Any], what: str) -> None:
+    """Refuse seeds of one row that differ in ``found``, one a seed."""
+    for record, own in zip(seeds, found, strict=True):
+        if own != found[0]:
+            raise RecordError(f"{record.path}: not the {what} of {seeds[0].path}, another seed of the same row; "
+                              "write it anew: bench analyze --overwrite always")
 
 
 def _rows(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record]]:
@@ -183,9 +196,9 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = parts[0]
     heads = None
     if first["heads"]:
-        heads = {key: [v for part in parts for v in part["heads"][key]] for key in _HEAD_NUMBERS}
-        heads |= {key: first["heads"][key] for key in ("uniform_distance", "uniform_entropy")}
-    means = {key: _mean_or_none([part[key] for part in parts]) for key in _NUMBERS}
+        heads = {key: [v for part in parts for v in part["heads"][key]] for key in HEAD_NUMBERS}
+        heads |= {key: first["heads"][key] for key in EVEN_NUMBERS}
+    means = {key: _mean_or_none([part[key] for part in parts]) for key in NUMBERS}
     return {**{key: first[key] for key in ("name", "stride", "width", "grid")}, "heads": heads, **means}
 
 

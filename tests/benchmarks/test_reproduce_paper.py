@@ -38,7 +38,7 @@ def test_what_it_would_run_costs_and_lacks(tmp_path):
 
 
 def test_the_cost_knows_views_decoders_and_teachers():
-    """A step of two views and a momentum encoder is no step of supervised training; nothing is called an upper bound."""
+    """Two views and a momentum encoder are no step of supervised training; nothing is called an upper bound."""
     assert relative_arithmetic("supervised") == 1
     assert relative_arithmetic("mae") < 1 < relative_arithmetic("maskdistill") < relative_arithmetic("moco_v3")
     assert relative_arithmetic("nobody") is None

@@ -1,8 +1,11 @@
 """Analyses beside scores: reading them, joining seeds, and Spearman's correlation over objectives."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from leaderboard.analyses import (
@@ -18,9 +21,25 @@ from leaderboard.analyses import (
     summary_table,
     worded,
 )
+from leaderboard.claims import document
+from leaderboard.learned import section
 from leaderboard.records import ANALYSIS, RecordError, read_record, read_records, write_record
 from leaderboard.statistics import Summary
 from leaderboard.table import build
+
+
+@pytest.fixture(scope="module")
+def transferred(make_record):
+    """``make(objective, seed, scores, protocol)``: the frozen score from each layer."""
+
+    def make(objective, seed, scores, protocol=LAYERS, **more):
+        layers = [
+            {"name": str(n), "metrics": {"top1": score}, "chosen": {"lr": 0.1}} for n, score in enumerate(scores, 1)
+        ]
+        fields = dict(objective=objective, seed=seed, protocol=protocol, details={"layers": layers})
+        return make_record(scores[-1], **fields, **more)
+
+    return make
 
 
 def keep(root, record):
@@ -93,6 +112,82 @@ def test_a_damaged_analysis_is_one_line(tmp_path, content):
     with pytest.raises(RecordError, match=r"analysis.json: ") as caught:
         read_analyses([tmp_path])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("details", [
+    {}, {"layers": []}, {"layers": 3}, {"layers": [{}]}, {"layers": [{"name": "1"}], "cka": [[1.0]], "note": ""},
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["analysis", LAYERS, CUT])
+def test_details_of_another_shape_are_one_line(tmp_path, make_analysis, transferred, details, kind):
+    """Their digest fits: such a file may come from anybody, and was a traceback."""
+    record = make_analysis() if kind == "analysis" else transferred("mae", 0, [1.0, 2.0], protocol=kind)
+    path = keep(tmp_path, replace(record, details=details))
+    with pytest.raises(RecordError, match="write it anew: bench analyze --overwrite always") as caught:
+        read_analyses([tmp_path])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "details: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_seeds_of_different_networks_are_one_line(tmp_path, make_analysis, transferred):
+    first, other = make_analysis("mae", 0), make_analysis("mae", 1)
+    for change in ({"name": "x"}, {"heads": None}):
+        details = json.loads(json.dumps(other.details))
+        details["layers"][0] |= change
+        with pytest.raises(RecordError, match="not the layers of"):
+            studied([first, replace(other, details=details)])
+    fewer = {"layers": other.details["layers"][:1], "cka": [[1.0]], "note": ""}
+    with pytest.raises(RecordError, match="not the layers of"):
+        studied([first, replace(other, details=fewer)])
+    score = transferred("mae", 1, [1.0, 2.0])
+    renamed = replace(score, metrics={"top5": score.metrics["top1"]})
+    with pytest.raises(RecordError, match="not the main metric of"):
+        curves([transferred("mae", 0, [1.0, 2.0]), renamed])
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=5,
+)  # fmt: skip
+
+
+def places(value, path=()):
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_fuzzed_analyses_are_shown_or_one_line(tmp_path_factory, make_record, make_analysis, transferred, data):
+    root = tmp_path_factory.mktemp("fuzz")
+    kind = data.draw(st.sampled_from(["analysis", LAYERS, CUT]))
+    made = make_analysis if kind == "analysis" else lambda o, s: transferred(o, s, [1.0, 2.0], protocol=kind)
+    for seed in range(2):
+        keep(root, made("mae", seed))
+    record = made("mae", 2)
+    payload = json.loads(json.dumps({"details": record.details, "config": record.config, "metrics": record.metrics}))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.sampled_from(sorted(places(payload), key=repr)))
+        target = payload
+        for key in place[:-1]:
+            target = target[key]
+        if data.draw(st.booleans()) or len(place) == 1:
+            target[place[-1]] = data.draw(VALUES)
+        else:
+            del target[place[-1]]
+    told = ""
+    try:
+        keep(root, replace(record, **payload))
+        found = read_analyses([root])
+        scores = [make_record(50.0, objective="mae", seed=seed) for seed in range(3)]
+        section(found, scores, "embedded").encode()
+        summary_table(studied(found), scores)
+        document(scores, found, ["embedded"]).encode()
+    except RecordError as error:
+        told = str(error)
+    assert "\n" not in told
 
 
 def test_seeds_are_joined_and_baselines_come_last(make_analysis):
@@ -194,27 +289,21 @@ def test_tables(make_record, make_analysis):
     assert worded(Summary(1.0, (0.5, 1.5), 3), 1) == "1.0 ± 0.5"
 
 
-def transferred(make_record, objective, seed, scores, protocol=LAYERS, **more):
-    layers = [{"name": str(n), "metrics": {"top1": score}, "chosen": {"lr": 0.1}} for n, score in enumerate(scores, 1)]
-    fields = dict(objective=objective, seed=seed, protocol=protocol, details={"layers": layers})
-    return make_record(scores[-1], **fields, **more)
-
-
-def test_curves_over_seeds(make_record):
-    made = [transferred(make_record, "mae", seed, [10.0 + seed, 30.0]) for seed in (0, 1)]
-    made.append(transferred(make_record, "mae", 2, [99.0], protocol=CUT))
+def test_curves_over_seeds(transferred):
+    made = [transferred("mae", seed, [10.0 + seed, 30.0]) for seed in (0, 1)]
+    made.append(transferred("mae", 2, [99.0], protocol=CUT))
     (line,) = curves(made)["classification"]
     assert (line.name, line.layers, line.metric, line.unit) == ("mae", ("1", "2"), "top1", "%")
     assert [score.mean for score in line.scores] == [10.5, 30]
     assert line.scores[1].ci95 == (30, 30)
     assert curves(made, CUT)["classification"][0].scores[0].mean == 99
-    newer = transferred(make_record, "simmim", 0, [1.0, 2.0], task_version=2)
+    newer = transferred("simmim", 0, [1.0, 2.0], task_version=2)
     assert [line.name for line in curves([*made, newer])["classification"]] == ["simmim"]
 
 
-def test_analyses_never_enter_the_table(tmp_path, make_record, make_analysis):
+def test_analyses_never_enter_the_table(tmp_path, make_record, make_analysis, transferred):
     keep(tmp_path, make_analysis("mae"))
-    keep(tmp_path, transferred(make_record, "mae", 0, [1.0, 2.0]))
+    keep(tmp_path, transferred("mae", 0, [1.0, 2.0]))
     write_record(tmp_path / "embedded" / "mae" / "seed0" / "classification.frozen", make_record(50.0))
     table = build(*read_records([tmp_path]))
     assert [column.id for column in table.columns] == ["classification.frozen"]

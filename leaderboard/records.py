@@ -283,7 +283,7 @@ def read_records(
     """Every record below the folders, in the order of their paths, and what is wrong with the others.
 
     A cell found more than once counts once where the results are the same (:func:`same_result`); a number takes
-    precedence over a failure. Where two numbers contradict each other nobody can say which is right: both are
+    precedence over a failure. Where numbers contradict each other nobody can say which is right: all of the cell are
     reported as invalid.
 
     Raises:
@@ -363,11 +363,11 @@ def _merge(records: list[tuple[Path, Record]], invalid: list[InvalidRecord]) -> 
         if not others:
             merged.append(first)
             continue
-        reason = _contradiction(first, others[0][1])
-        invalid.append(InvalidRecord(first_path, f"contradicts {others[0][0]}: {reason}", cell))
-        for path, record in others:
-            reason = _contradiction(record, first)
-            invalid.append(InvalidRecord(path, f"contradicts {first_path}: {reason}", cell))
+        unlike_first = {path for path, _ in others}
+        for path, record in candidates:  # also those that agree with the first: they are kept out as much as it is
+            other_path, other = (first_path, first) if path in unlike_first else others[0]
+            reason = _contradiction(record, other)
+            invalid.append(InvalidRecord(path, f"contradicts {other_path}: {reason}", cell))
     return merged
 
 

@@ -183,10 +183,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("model", state.get("state_dict", state))
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:
         reason = str(error).splitlines()[0][:200]
         raise ObjectiveError(f"objective.teacher.weights: {path} cannot be read as plain weights ({reason})") from error
-    return state.get("model", state.get("state_dict", state))
 
 
 def load_strictly(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:

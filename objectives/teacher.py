@@ -101,7 +101,7 @@ class NoTeacher(Teacher):
         super().__init__()
 
 
-class _Unit(nn.Module):
+class Unit(nn.Module):
     """ImageNet-normalised pictures -> pixels in [0, 1]."""
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Pixels(Teacher):
         self.patch = geometry.stride
         self.width = self.patch**2 * 3
         self.unit = unit
-        self.to_unit = _Unit()
+        self.to_unit = Unit()
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         return patchify(self.to_unit(images) if self.unit else images, self.patch)
@@ -141,7 +141,7 @@ class ViewPixels(Teacher):
     def __init__(self, geometry: Geometry, centre: bool = False) -> None:
         super().__init__()
         self.geometry, self.centre, self.width = geometry, centre, geometry.stride**2 * 3
-        self.to_unit = _Unit()
+        self.to_unit = Unit()
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         size, patch = self.geometry.input_size, self.geometry.stride

@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from objectives.backbone import create_backbone, geometry_of
+from objectives.backbone import create_backbone, geometry_of, has_class_token, prefix_of
 from objectives.corruption import Seen
 from objectives.pictures.augment import finish
 from objectives.processes import draw, gather, mixes, share, weight
@@ -53,6 +53,11 @@ class Objective(BaseModel):
                 f"objective.teacher.type={slots['teacher']['type']} gives ids; use NoNorm"
             )
         self.head = build("head", slots["head"], geometry=self.geometry, out_width=self.teacher.width)
+        class_token_alone = has_class_token(backbone) and prefix_of(backbone) == 1
+        if getattr(self.head, "needs_class_token", False) and not class_token_alone:
+            raise ObjectiveError(
+                f"objective.head.type={slots['head']['type']} needs a backbone with a class token and no registers"
+            )
         self.loss = build("loss", slots["loss"], geometry=self.geometry)
         self._check_views(slots)
         self.mixes = mixes(self.student, self.head)

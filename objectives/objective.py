@@ -19,6 +19,7 @@ from objectives.pictures.augment import finish
 from objectives.processes import draw, gather, mixes, share, weight
 from objectives.recipe import Crop, ObjectiveError
 from objectives.registry import build
+from objectives.student import VisibleStudent
 
 
 class Objective(BaseModel):
@@ -59,6 +60,11 @@ class Objective(BaseModel):
                 f"objective.head.type={slots['head']['type']} needs a backbone with a class token and no registers"
             )
         self.loss = build("loss", slots["loss"], geometry=self.geometry)
+        if isinstance(self.student, VisibleStudent) and not self.corruption.even:
+            raise ObjectiveError(
+                "objective.corruption.exact=False hides another number of patches in each picture, but VisibleStudent "
+                "takes as many visible tokens of all; choose objective.student.type=MaskTokenStudent"
+            )
         self._check_views(slots)
         self.mixes = mixes(self.student, self.head)
         self.crop, self.fixed_crop, self.view = crop, fixed_crop, self.corruption.view
@@ -153,7 +159,7 @@ class Objective(BaseModel):
         clean, raw, seen = self._views(images, labels, index)
         prediction = self._predict(seen)
         with torch.no_grad():
-            target = self.normalisation(raw)
+            target = self.normalisation(self.teacher.to_predict(raw))
         if mode == "tensor":
             return {"clean": clean, "corrupted": seen.images, "local": seen.local, "mask": seen.mask, "raw": raw,
                     "target": target, "prediction": prediction}
@@ -215,7 +221,7 @@ class Objective(BaseModel):
                 return loss.detach()
             with optim_wrapper.optim_context(self), torch.no_grad():
                 _, raw, seen = self._views(**batch)
-                target = self.normalisation(raw)
+                target = self.normalisation(self.teacher.to_predict(raw))
             total = torch.zeros((), device=target.device)
             for share, part, wanted in self._divided(seen, target):
                 with optim_wrapper.optim_context(self):

@@ -73,6 +73,10 @@ class Teacher(nn.Module):
         """The raw target (B, T, C) -> how much the teacher attends to each token (B, L), at least 0."""
         raise ObjectiveError(f"objective.teacher.type={type(self).__name__} has no attention; use FrozenNetwork")
 
+    def to_predict(self, target: Tensor) -> Tensor:
+        """The raw target -> what of it is to be predicted: all, but for what a teacher carries along."""
+        return target
+
     def prepare(self, views: Views, device: str, cache: Path | None, progress: Progress) -> None:
         """Called once before pre-training: a tokenizer is trained here, or read from the folder ``cache``."""
 

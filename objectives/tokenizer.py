@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from objectives.files import contents
 from objectives.frozen import FrozenNetwork, load_strictly, read_weights
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
@@ -107,7 +110,7 @@ class IdTeacher(Teacher, ABC):
         share = self.counts.double() / self.counts.sum().clamp(min=1)
         return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
 
-    def about(self) -> dict[str, object]:
+    def about(self) -> dict[str, dict[str, object]]:
         return {"tokenizer": {"codes": self.codes, "used": self.used, "perplexity": round(self.perplexity, 2)}}
 
     def fingerprint(self) -> str:
@@ -145,6 +148,7 @@ class Tokenizer(IdTeacher):
             raise ObjectiveError(f"objective.teacher: codes={codes} and steps={steps}; at least 2 codes and 1 step")
         super().__init__(geometry, codes)
         self.steps, self.lr, self.weights = steps, lr, weights
+        self.seconds: float | None = None  # that its training took, on whatever machine; None where it is not known
         with _fixed_noise():
             self._build()
         self.requires_grad_(False)
@@ -165,6 +169,11 @@ class Tokenizer(IdTeacher):
     @abstractmethod
     def reconstruction(self, images: Tensor) -> Tensor:
         """How far the decoded ids are from what the tokenizer should keep of the views: a scalar, 0 is perfect."""
+
+    def about(self) -> dict[str, dict[str, object]]:
+        """Its codes, and its training, which is no part of the budget: views drawn, the same ones again counted too."""
+        trained = {"images_seen": 0 if self.weights is not None else self.steps * BATCH, "seconds": self.seconds}
+        return {"tokenizer": {**super().about()["tokenizer"], **trained}}
 
     def prepare(self, views: Views, device: str, cache: Path | None, progress: Progress) -> None:
         path = None
@@ -192,6 +201,7 @@ class Tokenizer(IdTeacher):
         self.ready = True
 
     def _fit(self, views: Views, device: str, progress: Progress) -> None:
+        started = time.time()
         generator = torch.Generator(device).manual_seed(SEED)
         self.requires_grad_(True)
         # betas and decay: VQ-KD's (microsoft/unilm: beit2/TOKENIZER.md); clip: of the BEiT family's pre-training
@@ -218,12 +228,16 @@ class Tokenizer(IdTeacher):
                     progress("tokenizer", step + 1, self.steps)
         optimiser.zero_grad()
         self.requires_grad_(False)
+        self.seconds = round(time.time() - started, 2)
 
     def _load(self, path: Path) -> bool:
         if not path.is_file():
             return False
         try:
             self.load_state_dict(load_file(path))
+            with safe_open(path, "pt") as file:
+                told = (file.metadata() or {}).get("seconds")
+            self.seconds = None if told is None else float(told)
         except Exception as error:  # a damaged cache file costs its training, not the run; say so and train again
             print(f"tokenizer {path} cannot be read ({type(error).__name__}); training it again", file=sys.stderr)
             with _fixed_noise():
@@ -234,7 +248,8 @@ class Tokenizer(IdTeacher):
     def _save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}, temporary)
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}
+        save_file(state, temporary, None if self.seconds is None else {"seconds": str(self.seconds)})
         os.replace(temporary, path)
 
 
@@ -413,9 +428,10 @@ class VQKD(Tokenizer):
         super().__init__(geometry, codes, steps, lr, weights)
 
     def settings(self) -> dict[str, object]:
-        return {**super().settings(), "source": self.source, "source_weights": self.source_weights,
-                "code_width": self.code_width, "width": self.channels, "depths": self.depths, "decay": self.decay,
-                "batches": self.batches, "commitment": self.commitment}
+        files = contents({"source": self.source, "source_weights": self.source_weights})
+        return {**super().settings(), **({"files": files} if files else {}), "source": self.source,
+                "source_weights": self.source_weights, "code_width": self.code_width, "width": self.channels,
+                "depths": self.depths, "decay": self.decay, "batches": self.batches, "commitment": self.commitment}
 
     def _build(self) -> None:
         grid, patch = self.geometry.grid, self.geometry.stride

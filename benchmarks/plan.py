@@ -17,6 +17,7 @@ from benchmarks.errors import RequestError, unknown
 from benchmarks.suite import Suite
 from downstream.task import TASKS, TaskInfo
 from objectives import recipe as recipe_registry
+from objectives.files import contents
 from objectives.recipe import SLOTS, Crop, ObjectiveError, Optimiser, Recipe
 
 MAX_SEED = 2**32 - 1  # NumPy's generator takes no larger one
@@ -81,7 +82,9 @@ class Pretraining:
         }
 
     def fingerprint(self, data_fingerprint: str) -> str:
-        return digest([self.config(), self.seed, data_fingerprint])
+        """Of the backbone: its settings, seed, pictures and, where a path names weights, what is in them."""
+        files = contents(self.slots["teacher"])
+        return digest([self.config(), self.seed, data_fingerprint, *([files] if files else [])])
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,11 @@ The arithmetic of a step is a property of the network, so it is counted and not 
 floating-point operations a picture of every objective on the suites' own networks (made by ``python docs/make.py
 --flops`` with PyTorch's counter: matrix products, convolutions and attention, forward and backward, teacher and heads
 included). A record that gives its own ``cost.flops`` is believed instead.
+
+Two things are not in these numbers. A frozen teacher counts for every picture, though where crops are fixed its targets
+are computed once and then read (``maskdistill`` and its like: more is shown than was done). A tokenizer's own training
+(``beit``, ``beitv2``) counts neither as pictures nor as FLOPs: ``tokenizer`` in ``backbone.json`` has its pictures and
+seconds, and ``pretrain_seconds`` holds those of the seed that trained it.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from objectives.objective import Objective
 from objectives.recipe import ObjectiveError
 
 SIZE = 64  # pixels
+SWIN_SIZE = 128  # at 64, two of its tokens, DINO's small crops would be as large as the picture and so seem to work
 _VIT: dict[str, Any] = {"img_size": SIZE, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
-_SWIN: dict[str, Any] = {"img_size": SIZE, "embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
+_SWIN: dict[str, Any] = {"img_size": SWIN_SIZE, "embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 
 BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "ViT, class token": ("vit_tiny_patch16_224", _VIT),
@@ -32,20 +33,25 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def size_of(backbone: str) -> int:
+    """Side of the pictures that it is tried with, in pixels."""
+    return BACKBONES[backbone][1]["img_size"]
+
+
 def refusal(objective: str, backbone: str) -> str:
     """Why the pair does not work, in the objective's own words; empty where it does."""
     recipe = recipes.get(objective)
-    model, kwargs = BACKBONES[backbone]
+    (model, kwargs), size = BACKBONES[backbone], size_of(backbone)
     torch.manual_seed(0)
     try:
         built = Objective(
-            recipe.slots(), model, kwargs, SIZE, recipe.crop, True, recipe.optimiser.drop_path, 2,
+            recipe.slots(), model, kwargs, size, recipe.crop, True, recipe.optimiser.drop_path, 2,
             {"width": 32, "depth": 1, "heads": 2},
         )
         built.attach(steps=1)
         built.teacher.rehearse()
         built.begin_step(0, 0)
-        images = torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8)
+        images = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8)
         loss = built(images, torch.tensor([0, 1, 0, 1]), torch.arange(4))["loss"]
         loss.backward()
     except ObjectiveError as error:

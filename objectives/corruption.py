@@ -41,10 +41,12 @@ class Corruption(ABC):
         view: side V of the clean view, in pixels: that of the student's picture, unless the corruption zooms.
         attentive: the mask is drawn from the teacher's attention, which the call then gets.
         several: the student sees two crops of each picture, which the teacher has to look at too.
+        even: as many patches are hidden in every picture.
     """
 
     attentive = False
     several = False
+    even = True
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry, self.view = geometry, geometry.input_size
@@ -120,13 +122,22 @@ class BlockMask(Corruption):
 
     Rectangles of at least ``min_block`` of the area (16 of 196 patches in BEiT) and aspect .3 to 1/.3 are drawn until
     none fits any more; single patches then fill up or give back, so that every picture hides the same number.
+
+    Args:
+        ratio, rounding: as in :class:`RandomMask`.
+        exact: False stops instead as soon as ten draws on end give no rectangle that fits, as the generators of BEiT,
+            data2vec and MaskFeat do (``unilm:beit/masking_generator.py``, facts only): pictures may then hide fewer
+            patches, and each another number. Not for students of visible tokens.
     """
+
+    TRIES = 10  # of the authors' generators, for one rectangle
 
     def __init__(
         self, geometry: Geometry, ratio: float, rounding: str = "floor", min_block: float = 16 / 196,
-        aspect: tuple[float, float] = (0.3, 1 / 0.3),
+        aspect: tuple[float, float] = (0.3, 1 / 0.3), exact: bool = True,
     ) -> None:
         super().__init__(geometry)
+        self.even, self._draw = exact, self._one if exact else self._stopped
         self.grid = geometry.grid
         self.hidden = masked_count(self.grid**2, ratio, rounding)
         self.min_block = max(1, round(min_block * self.grid**2))
@@ -157,8 +168,29 @@ class BlockMask(Corruption):
             flat[free[torch.randperm(len(free), generator=generator)[: self.hidden - count]]] = True
         return flat
 
+    def _stopped(self, generator: torch.Generator) -> Tensor:
+        """As the authors' generators; only the first rectangle is drawn until one fits, lest nothing be hidden."""
+        grid, mask, count = self.grid, torch.zeros(self.grid, self.grid, dtype=torch.bool), 0
+        while count < self.hidden:
+            room, before = self.hidden - count, count
+            for area_u, aspect_u, top_u, left_u in torch.rand(self.TRIES, 4, generator=generator).tolist():
+                area = self.min_block + area_u * (room - self.min_block)
+                ratio = math.exp(self.log_aspect[0] + aspect_u * (self.log_aspect[1] - self.log_aspect[0]))
+                height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+                if height >= grid or width >= grid:
+                    continue
+                top, left = int(top_u * (grid - height + 1)), int(left_u * (grid - width + 1))
+                block = mask[top : top + height, left : left + width]
+                if 0 < (fresh := int((~block).sum())) <= room:
+                    block.fill_(True)
+                    count += fresh
+                    break
+            if count == before and count:
+                break
+        return mask.flatten()
+
     def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
-        mask = draw(lambda count: torch.stack([self._one(generator) for _ in range(count)]), len(images))
+        mask = draw(lambda count: torch.stack([self._draw(generator) for _ in range(count)]), len(images))
         return Seen(images, mask.to(images.device))
 
 

@@ -44,6 +44,7 @@ class Degradation(Corruption):
         self.masking = build("corruption", mask, geometry=geometry) if mask else None
         if isinstance(self.masking, Degradation) or getattr(self.masking, "attentive", False):
             raise ObjectiveError("objective.corruption.mask: RandomMask or BlockMask")
+        self.even = self.masking is None or self.masking.even
 
     @abstractmethod
     def degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:

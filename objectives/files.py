@@ -1,12 +1,16 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what is in files that a recipe names."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -37,3 +41,35 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content(path: Path) -> str:
+    """sha256 of a file; of a backbone's folder that of its weights, with what makes a network of them.
+
+    Read once for each size and time of change. Empty where there is neither: whoever needs it will say so.
+    """
+    try:
+        if path.is_dir():
+            about = json.loads((path / "backbone.json").read_text())
+            weights = content(path / "backbone.safetensors")
+            return hashlib.sha256(json.dumps([weights, about["model"], about["kwargs"]]).encode()).hexdigest()
+        found = path.resolve().stat()
+        return _sha256(path.resolve(), found.st_size, found.st_mtime_ns)
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def contents(slot: Mapping[str, Any]) -> dict[str, str]:
+    """The files and folders of weights that a slot names, key by key with their :func:`content`; others are left out.
+
+    For fingerprints: a path stays the same when another backbone is trained there.
+    """
+    named = {key: str(slot[key]) for key in ("source", "source_weights", "weights") if slot.get(key) is not None}
+    found = {key: content(Path(path)) for key, path in named.items() if not path.startswith("timm:")}
+    return {key: value for key, value in found.items() if value}

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import BatchNormAct2d
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from objectives.files import contents
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 from objectives.teacher import Teacher
@@ -34,18 +36,33 @@ class FrozenNetwork(Teacher):
             feature map has ``tokens × grid`` cells a side, and pooled down to the grid.
         layer: which of timm's ``forward_intermediates`` features; default: EfficientNet the last at stride 16, others
             the last.
-        summary: put a token for the whole picture, the mean of its tokens, first: (B, 1 + L, C).
+        summary: put a token for the whole picture first, (B, 1 + L, C): a ViT's class token, else the mean of the
+            tokens. With a class token the target has one channel more (C + 1), that token's attention to each patch in
+            the layer's block, mean over heads (MILAN); :meth:`to_predict` takes it off.
+        norm: the ViT's last norm on all tokens; without it they are the residual stream as the block leaves it.
+        projection: after the norm, the linear layer that is the network's head, on all tokens: in timm's CLIP models
+            that into the space shared with texts (768 to 512 channels in B/16).
+        class_token: False takes the mean of the tokens of a ViT too, and the likeness to it as its attention.
+
+    Raises:
+        ObjectiveError: no weights, or a network without the norm or head that is asked for.
     """
 
     cacheable = True
 
     def __init__(
         self, geometry: Geometry, source: str, weights: str | None = None, tokens: int = 1, layer: int | None = None,
-        summary: bool = False,
+        summary: bool = False, norm: bool = False, projection: bool = False, class_token: bool = True,
     ) -> None:
         super().__init__()
-        self.network, mean, std = _load(source, weights)
-        self.summary = summary
+        self.network, mean, std = _load(source, weights, head=projection)
+        self.files = contents({"source": source, "weights": weights})
+        self.summary, self.norm, self.projection = summary, norm or projection, projection
+        plain = isinstance(self.network, VisionTransformer)
+        # some of timm's attention layers keep no queries and keys that could be looked at
+        open_ = plain and self.network.cls_token is not None and hasattr(self.network.blocks[-1].attn, "qkv")
+        self.classed = summary and class_token and open_
+        self._check(source, plain)
         self.network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.layer = layer if layer is not None else (3 if source == "efficientnet-lite0" else -1)
         # from the student's ImageNet-normalised picture straight to the teacher's own normalisation
@@ -54,9 +71,21 @@ class FrozenNetwork(Teacher):
         self.register_buffer("shift", (own[0] - own[2]) / own[3], persistent=False)
         self.grid = geometry.grid
         stride, self.width = self._probe()
+        self.width = self.network.head.out_features if projection else self.width
         fixed = getattr(getattr(self.network, "patch_embed", None), "img_size", None)
         dynamic = getattr(self.network, "dynamic_img_size", False)
         self.size = fixed[0] if fixed and not dynamic else geometry.grid * stride * tokens
+
+    def _check(self, source: str, plain: bool) -> None:
+        if self.norm and not (plain and isinstance(self.network.norm, nn.LayerNorm)):
+            raise ObjectiveError(f"objective.teacher.norm: {source} is no plain ViT with a last norm on its tokens")
+        if self.projection and not isinstance(self.network.head, nn.Linear):
+            raise ObjectiveError(f"objective.teacher.projection: {source} has no linear head")
+
+    def fingerprint(self) -> str:
+        """What the settings do not tell: files behind paths, and that the summary is a class token's."""
+        told = {**self.files, **({"summary": "class token"} if self.classed else {})}
+        return json.dumps(told, sort_keys=True) if told else ""
 
     @torch.no_grad()
     def _probe(self) -> tuple[int, int]:
@@ -74,6 +103,33 @@ class FrozenNetwork(Teacher):
         )
         return out[-1]
 
+    def _vit(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A plain ViT's features (B, C, h, w) and class token (B, 1, C), with what was asked for done to them.
+
+        Where the summary is the class token, its attention to the patches is one channel more, 0 at the token's own.
+        """
+        net = self.network
+        entered: list[Tensor] = []
+        block = net.blocks[self.layer]
+        hook = block.norm1.register_forward_hook(lambda module, inputs, output: entered.append(output))
+        indices = [self.layer % len(net.blocks)]
+        try:
+            out = net.forward_intermediates(
+                images, indices=indices, intermediates_only=True, return_prefix_tokens=True, norm=self.norm,
+                stop_early=True,
+            )[0]
+        finally:
+            hook.remove()
+        maps, prefix = out if isinstance(out, tuple) else (out, None)  # no tuple where there is no prefix
+        if self.projection:
+            maps = net.head(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if prefix is None or not self.classed:
+            return maps, None
+        first = net.head(prefix[:, :1]) if self.projection else prefix[:, :1]
+        attention = class_attention(block.attn, entered[0])[:, net.num_prefix_tokens :]
+        maps = torch.cat([maps, attention.view(len(maps), 1, *maps.shape[-2:])], 1)
+        return maps, F.pad(first, (0, 1))
+
     def train(self, mode: bool = True) -> FrozenNetwork:
         return super().train(False)  # a teacher's batch norms and drop paths stay in evaluation mode
 
@@ -87,33 +143,57 @@ class FrozenNetwork(Teacher):
         if x.shape[-1] != self.size:
             x = F.interpolate(x, size=(self.size, self.size), mode="bicubic", align_corners=False, antialias=True)
         x = (x * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
-        x = self._features(x).float()
+        first = None
+        if self.norm or self.classed:
+            x, first = self._vit(x)
+        else:
+            x = self._features(x)
+        x = x.float()
         if x.shape[-1] != self.grid:
             mode = {"mode": "area"} if x.shape[-1] % self.grid == 0 else {"mode": "bilinear", "antialias": True}
             x = F.interpolate(x, size=(self.grid, self.grid), **mode)
         x = x.flatten(2).transpose(1, 2).contiguous()
-        return torch.cat([x.mean(1, keepdim=True), x], 1) if self.summary else x
+        if not self.summary:
+            return x
+        return torch.cat([x.mean(1, keepdim=True) if first is None else first.float(), x], 1)
+
+    def to_predict(self, target: Tensor) -> Tensor:
+        return target[..., :-1] if self.classed else target
 
     def attention(self, target: Tensor) -> Tensor:
-        """Softmax over the tokens of their scaled product with the picture's mean feature, (B, L).
+        """The class token's attention where ``summary`` is a class token, as MILAN takes CLIP's, (B, L).
 
-        What a class token with identity projections would attend to. MILAN takes CLIP's last attention; this needs no
-        class token, so that convolutional teachers can draw masks too.
+        Else a softmax over the tokens of their scaled product with the picture's mean feature: what a class token with
+        identity projections would attend to, so that convolutional teachers can draw masks too.
         """
+        if self.classed:
+            return target[:, 1:, -1].float()
         tokens = target[:, 1:] if self.summary else target
         tokens = F.layer_norm(tokens.float(), tokens.shape[-1:])
         query = tokens.mean(1, keepdim=True)
         return (query @ tokens.transpose(1, 2)).squeeze(1).div(tokens.shape[-1] ** 0.5).softmax(-1)
 
 
-def _load(source: str, weights: str | None) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-    """A network with weights, and the mean and standard deviation of its input. Never random weights."""
+def class_attention(attention: nn.Module, tokens: Tensor) -> Tensor:
+    """How much the first token attends to each, mean over the heads of timm's ``Attention``: (B, T, C) -> (B, T)."""
+    query, key, _ = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    query, key = attention.q_norm(query[:, :, :1]), attention.k_norm(key)
+    return (attention.scale * query @ key.transpose(-2, -1)).softmax(-1).mean(1)[:, 0]
+
+
+def _load(
+    source: str, weights: str | None, head: bool = False
+) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+    """A network with weights, and the mean and standard deviation of its input. Never random weights.
+
+    With ``head`` its last linear layer comes with it, where it has one.
+    """
     if source == "efficientnet-lite0":
         if weights is not None:
             raise ObjectiveError("objective.teacher.weights goes with source=timm:NAME; efficientnet-lite0 has its own")
         return _efficientnet_lite0(), (0.5,) * 3, (0.5,) * 3
     if source.startswith("timm:"):
-        return _from_timm(source.removeprefix("timm:"), weights)
+        return _from_timm(source.removeprefix("timm:"), weights, head)
     folder = Path(source)
     if (folder / "backbone.json").is_file():
         return _from_folder(folder), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -154,16 +234,22 @@ def _fold(module: nn.Module) -> None:
         _fold(child)
 
 
-def _from_timm(name: str, weights: str | None) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+def _from_timm(name: str, weights: str | None, head: bool) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+    state = None if weights is None else read_weights(Path(weights))
+    classes = None if head else 0  # timm's own number of outputs, unless the file says another
+    if head and state is not None and "head.weight" in state:
+        classes = len(state["head.weight"])
     try:
-        network = timm.create_model(name, pretrained=weights is None, num_classes=0)
+        network = timm.create_model(
+            name, pretrained=weights is None, **({} if classes is None else {"num_classes": classes})
+        )
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ObjectiveError(
             f"teacher timm:{name} has no weights here ({reason[:160]}); give objective.teacher.weights=FILE"
         ) from error
-    if weights is not None:
-        load_strictly(network, read_weights(Path(weights)), weights)
+    if state is not None:
+        load_strictly(network, state, weights)
     config = network.pretrained_cfg
     return network, tuple(config["mean"]), tuple(config["std"])
 
@@ -183,16 +269,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("model", state.get("state_dict", state))
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:
         reason = str(error).splitlines()[0][:200]
         raise ObjectiveError(f"objective.teacher.weights: {path} cannot be read as plain weights ({reason})") from error
-    return state.get("model", state.get("state_dict", state))
 
 
 def load_strictly(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:
     """Load every weight or raise, naming the keys; a classifier that the network lacks is left out."""
-    state = {k: v for k, v in state.items() if not k.startswith(("head.", "fc.", "classifier."))}
     wanted = network.state_dict()
+    state = {k: v for k, v in state.items() if k in wanted or not k.startswith(("head.", "fc.", "classifier."))}
     wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
     wrong += [k for k in state if k not in wanted]
     if wrong:

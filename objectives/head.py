@@ -156,11 +156,14 @@ class _PromptBlock(nn.Module):
 class PromptingDecoder(nn.Module):
     """MILAN's decoder (2208.06049): only mask tokens are updated, the student's tokens stay as it made them.
 
-    (B, 1 + V, D) -> (B, 1 + L, C), class token first.
+    (B, 1 + V, D) -> (B, 1 + L, C), class token first. A register is none: :class:`~objectives.objective.Objective`
+    refuses backbones that have other tokens than a class token before those of the patches.
 
     Args:
         width, depth, heads: of the paper's decoder; the suite's ``decoder`` replaces them for small backbones.
     """
+
+    needs_class_token = True
 
     def __init__(self, geometry: Geometry, out_width: int, width: int = 512, depth: int = 8, heads: int = 16) -> None:
         super().__init__()
@@ -182,8 +185,7 @@ class PromptingDecoder(nn.Module):
         count, visible = mask.shape[1], int((~mask[0]).sum())
         if x.shape[1] != visible + 1:
             raise ObjectiveError(
-                "objective.head.type=PromptingDecoder needs objective.student.type=VisibleStudent and a backbone with "
-                "a class token and no registers"
+                "objective.head.type=PromptingDecoder needs objective.student.type=VisibleStudent"
             )
         places = self.positions.expand(len(x), -1, -1)
         seen = torch.cat([x[:, :1], x[:, 1:] + places[~mask].view(len(x), visible, -1)], 1)

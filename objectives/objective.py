@@ -13,12 +13,13 @@ from mmengine.optim import OptimWrapper
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from objectives.backbone import create_backbone, geometry_of
+from objectives.backbone import create_backbone, geometry_of, has_class_token, prefix_of
 from objectives.corruption import Seen
 from objectives.pictures.augment import finish
 from objectives.processes import draw, gather, mixes, share, weight
 from objectives.recipe import Crop, ObjectiveError
 from objectives.registry import build
+from objectives.student import VisibleStudent
 
 
 class Objective(BaseModel):
@@ -53,7 +54,17 @@ class Objective(BaseModel):
                 f"objective.teacher.type={slots['teacher']['type']} gives ids; use NoNorm"
             )
         self.head = build("head", slots["head"], geometry=self.geometry, out_width=self.teacher.width)
+        class_token_alone = has_class_token(backbone) and prefix_of(backbone) == 1
+        if getattr(self.head, "needs_class_token", False) and not class_token_alone:
+            raise ObjectiveError(
+                f"objective.head.type={slots['head']['type']} needs a backbone with a class token and no registers"
+            )
         self.loss = build("loss", slots["loss"], geometry=self.geometry)
+        if isinstance(self.student, VisibleStudent) and not self.corruption.even:
+            raise ObjectiveError(
+                "objective.corruption.exact=False hides another number of patches in each picture, but VisibleStudent "
+                "takes as many visible tokens of all; choose objective.student.type=MaskTokenStudent"
+            )
         self._check_views(slots)
         self.mixes = mixes(self.student, self.head)
         self.crop, self.fixed_crop, self.view = crop, fixed_crop, self.corruption.view
@@ -148,7 +159,7 @@ class Objective(BaseModel):
         clean, raw, seen = self._views(images, labels, index)
         prediction = self._predict(seen)
         with torch.no_grad():
-            target = self.normalisation(raw)
+            target = self.normalisation(self.teacher.to_predict(raw))
         if mode == "tensor":
             return {"clean": clean, "corrupted": seen.images, "local": seen.local, "mask": seen.mask, "raw": raw,
                     "target": target, "prediction": prediction}
@@ -210,7 +221,7 @@ class Objective(BaseModel):
                 return loss.detach()
             with optim_wrapper.optim_context(self), torch.no_grad():
                 _, raw, seen = self._views(**batch)
-                target = self.normalisation(raw)
+                target = self.normalisation(self.teacher.to_predict(raw))
             total = torch.zeros((), device=target.device)
             for share, part, wanted in self._divided(seen, target):
                 with optim_wrapper.optim_context(self):

@@ -324,7 +324,7 @@ def _train(
     objective.to(device)
     model, groups = parallel.wrap(objective, groups, job.sharded)
     fused = {"fused": True} if device.type == "cuda" else {}
-    adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, **fused)
+    adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, **fused)
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": adamw}
     if device.type == "cuda":
         wrapper = {"type": "AmpOptimWrapper", "optimizer": adamw, "dtype": "bfloat16", "loss_scale": 1.0}

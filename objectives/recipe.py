@@ -45,6 +45,7 @@ class Optimiser:
         min_lr: final learning rate, as a share of ``lr``.
         clip: largest gradient norm, or None.
         drop_path: stochastic depth of the student while pre-training.
+        eps: of AdamW (EVA's authors: 1e-6).
     """
 
     lr: float
@@ -57,6 +58,7 @@ class Optimiser:
     clip: float | None = None
     drop_path: float = 0.0
     weight_decay_end: float | None = None
+    eps: float = 1e-8
 
     def __post_init__(self) -> None:
         _need("optimiser.lr", self.lr, "a number from 0 on", lambda v: 0 <= v < math.inf)
@@ -70,17 +72,23 @@ class Optimiser:
         _need("optimiser.weight_decay", self.weight_decay, "a number from 0 on", lambda v: 0 <= v < math.inf)
         end = 0.0 if self.weight_decay_end is None else self.weight_decay_end
         _need("optimiser.weight_decay_end", end, "a number from 0 on", lambda v: 0 <= v < math.inf)
+        _need("optimiser.eps", self.eps, "a number above 0", lambda v: 0 < v < math.inf)
         if self.clip is not None:
             _need("optimiser.clip", self.clip, "a number above 0, or None", lambda v: 0 < v < math.inf)
 
     def config(self) -> dict[str, Any]:
         """As plain data, for digests: without what is not used, so that digests outlive new fields."""
-        return {k: v for k, v in asdict(self).items() if k != "weight_decay_end" or v is not None}
+        unused = {"weight_decay_end": None, "eps": 1e-8}
+        return {k: v for k, v in asdict(self).items() if k not in unused or v != unused[k]}
 
 
 @dataclass(frozen=True)
 class Crop:
-    """What the augmentation of a suite that allows crops does: RandomResizedCrop(scale, ratio) and a flip."""
+    """What the augmentation of a suite that allows crops does: RandomResizedCrop(scale, ratio) and a flip.
+
+    Pictures in memory are cropped on the training device by bilinear sampling without averaging where it shrinks, those
+    read from files by torchvision's bilinear filter with it; MAE and Beyond Masking crop by a bicubic filter.
+    """
 
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

@@ -17,7 +17,9 @@ CORRUPTIONS = Registry(
 STUDENTS = Registry("student", scope="objectives", locations=["objectives.student"])
 TEACHERS = Registry(
     "teacher", scope="objectives",
-    locations=["objectives.teacher", "objectives.frozen", "objectives.ema", "objectives.tokenizer"],
+    locations=[
+        "objectives.teacher", "objectives.frozen", "objectives.ema", "objectives.tokenizer", "objectives.published",
+    ],
 )
 NORMALISATIONS = Registry("normalisation", scope="objectives", locations=["objectives.normalisation"])
 HEADS = Registry("head", scope="objectives", locations=["objectives.head", "objectives.projection"])

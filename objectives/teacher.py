@@ -73,6 +73,10 @@ class Teacher(nn.Module):
         """The raw target (B, T, C) -> how much the teacher attends to each token (B, L), at least 0."""
         raise ObjectiveError(f"objective.teacher.type={type(self).__name__} has no attention; use FrozenNetwork")
 
+    def to_predict(self, target: Tensor) -> Tensor:
+        """The raw target -> what of it is to be predicted: all, but for what a teacher carries along."""
+        return target
+
     def prepare(self, views: Views, device: str, cache: Path | None, progress: Progress) -> None:
         """Called once before pre-training: a tokenizer is trained here, or read from the folder ``cache``."""
 
@@ -101,7 +105,7 @@ class NoTeacher(Teacher):
         super().__init__()
 
 
-class _Unit(nn.Module):
+class Unit(nn.Module):
     """ImageNet-normalised pictures -> pixels in [0, 1]."""
 
     def __init__(self) -> None:
@@ -122,7 +126,7 @@ class Pixels(Teacher):
         self.patch = geometry.stride
         self.width = self.patch**2 * 3
         self.unit = unit
-        self.to_unit = _Unit()
+        self.to_unit = Unit()
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         return patchify(self.to_unit(images) if self.unit else images, self.patch)
@@ -141,7 +145,7 @@ class ViewPixels(Teacher):
     def __init__(self, geometry: Geometry, centre: bool = False) -> None:
         super().__init__()
         self.geometry, self.centre, self.width = geometry, centre, geometry.stride**2 * 3
-        self.to_unit = _Unit()
+        self.to_unit = Unit()
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         size, patch = self.geometry.input_size, self.geometry.stride

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from objectives.files import contents
 from objectives.frozen import FrozenNetwork, load_strictly, read_weights
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
@@ -43,70 +46,45 @@ def _fixed_noise() -> Iterator[None]:
         yield
 
 
-class Tokenizer(Teacher, ABC):
-    """Base class. Subclasses build their network in ``_build`` and give ``logits``, ``step_loss``, ``reconstruction``.
+class IdTeacher(Teacher, ABC):
+    """An id per token from a codebook. Subclasses give ``logits`` and set ``ready`` in :meth:`prepare`.
 
     Args:
-        geometry: of the student; the tokenizer has one token for each of the student's, L = grid².
+        geometry: of the student; there is one id for each of its tokens, L = grid².
         codes: entries of the codebook, ids lie in [0, codes).
-        steps: of its training, with :data:`BATCH` views each.
-        lr: peak learning rate of AdamW.
-        weights: a safetensors file of the same tokenizer, loaded instead of training.
 
     Attributes:
         counts: how often each code stands for a token of the pictures, undistorted, int64 (codes,).
 
     Raises:
-        ObjectiveError: fewer than two codes, no steps; on :meth:`prepare`, weights that are missing or do not fit,
-            or a collapsed codebook; on the call, a tokenizer that was not prepared or a view of another size.
+        ObjectiveError: on the call, a tokenizer that was not prepared or a view of another size.
     """
 
     cacheable = True
     discrete = True
-    batches: int | None = None  # how many different batches the training goes through; None: a new one each step
 
-    def __init__(self, geometry: Geometry, codes: int, steps: int, lr: float, weights: str | None) -> None:
+    def __init__(self, geometry: Geometry, codes: int) -> None:
         super().__init__()
-        if codes < 2 or steps < 1:
-            raise ObjectiveError(f"objective.teacher: codes={codes} and steps={steps}; at least 2 codes and 1 step")
-        self.geometry, self.width, self.codes = geometry, codes, codes
-        self.steps, self.lr, self.weights = steps, lr, weights
-        self.ready = False
+        self.geometry, self.width, self.codes, self.ready = geometry, codes, codes, False
         self.register_buffer("counts", torch.zeros(codes, dtype=torch.int64))
-        with _fixed_noise():
-            self._build()
-        self.requires_grad_(False)
-
-    @abstractmethod
-    def _build(self) -> None:
-        """Make the network, from the global generator."""
 
     @property
     def name(self) -> str:
         """As a recipe names it."""
         return f"objective.teacher.type={type(self).__name__}"
 
-    def settings(self) -> dict[str, object]:
-        """What, beside the pictures, decides the trained tokenizer."""
-        return {"type": type(self).__name__, "version": VERSION, "codes": self.codes, "steps": self.steps,
-                "lr": self.lr, "batch": BATCH, "input_size": self.geometry.input_size, "stride": self.geometry.stride}
-
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
         """Normalised views (B, 3, S, S) -> how well each code fits each token (B, L, codes)."""
-
-    @abstractmethod
-    def step_loss(self, images: Tensor, step: int, generator: torch.Generator) -> Tensor:
-        """The training loss (scalar) of a batch of views at step ``step``, counted from 0."""
-
-    @abstractmethod
-    def reconstruction(self, images: Tensor) -> Tensor:
-        """How far the decoded ids are from what the tokenizer should keep of the views: a scalar, 0 is perfect."""
 
     def tokenize(self, images: Tensor) -> Tensor:
         """Normalised views (B, 3, S, S) -> ids (B, L), int64; prepared or not."""
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self.logits(images.float()).argmax(-1)
+
+    def picture(self, ids: Tensor) -> Tensor | None:
+        """Ids (B, L) -> ImageNet-normalised pictures (B, 3, S, S); None where the codes stand for no pixels."""
+        return None
 
     def rehearse(self) -> None:
         self.ready = True
@@ -118,7 +96,7 @@ class Tokenizer(Teacher, ABC):
             raise ObjectiveError(f"{self.name} needs views of the student's size; the corruption must not zoom")
         return self.tokenize(images)
 
-    def train(self, mode: bool = True) -> Tokenizer:
+    def train(self, mode: bool = True) -> IdTeacher:
         return super().train(False)
 
     @property
@@ -132,7 +110,7 @@ class Tokenizer(Teacher, ABC):
         share = self.counts.double() / self.counts.sum().clamp(min=1)
         return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
 
-    def about(self) -> dict[str, object]:
+    def about(self) -> dict[str, dict[str, object]]:
         return {"tokenizer": {"codes": self.codes, "used": self.used, "perplexity": round(self.perplexity, 2)}}
 
     def fingerprint(self) -> str:
@@ -140,6 +118,62 @@ class Tokenizer(Teacher, ABC):
         for name, value in self.state_dict().items():
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def _count(self, views: Views, device: str) -> None:
+        total = torch.zeros(self.codes, dtype=torch.int64)
+        for images in views.whole(BATCH):
+            total += torch.bincount(self.tokenize(images.to(device)).flatten().cpu(), minlength=self.codes)
+        self.counts.copy_(total)
+
+
+class Tokenizer(IdTeacher):
+    """One that the suite trains. Subclasses build their network in ``_build`` and give ``logits``, ``step_loss``,
+    ``reconstruction``.
+
+    Args:
+        geometry, codes: see :class:`IdTeacher`.
+        steps: of its training, with :data:`BATCH` views each.
+        lr: peak learning rate of AdamW.
+        weights: a safetensors file of the same tokenizer, loaded instead of training.
+
+    Raises:
+        ObjectiveError: fewer than two codes, no steps; on :meth:`prepare`, weights that are missing or do not fit,
+            or a collapsed codebook; on the call, as :class:`IdTeacher`.
+    """
+
+    batches: int | None = None  # how many different batches the training goes through; None: a new one each step
+
+    def __init__(self, geometry: Geometry, codes: int, steps: int, lr: float, weights: str | None) -> None:
+        if codes < 2 or steps < 1:
+            raise ObjectiveError(f"objective.teacher: codes={codes} and steps={steps}; at least 2 codes and 1 step")
+        super().__init__(geometry, codes)
+        self.steps, self.lr, self.weights = steps, lr, weights
+        self.seconds: float | None = None  # that its training took, on whatever machine; None where it is not known
+        with _fixed_noise():
+            self._build()
+        self.requires_grad_(False)
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Make the network, from the global generator."""
+
+    def settings(self) -> dict[str, object]:
+        """What, beside the pictures, decides the trained tokenizer."""
+        return {"type": type(self).__name__, "version": VERSION, "codes": self.codes, "steps": self.steps,
+                "lr": self.lr, "batch": BATCH, "input_size": self.geometry.input_size, "stride": self.geometry.stride}
+
+    @abstractmethod
+    def step_loss(self, images: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        """The training loss (scalar) of a batch of views at step ``step``, counted from 0."""
+
+    @abstractmethod
+    def reconstruction(self, images: Tensor) -> Tensor:
+        """How far the decoded ids are from what the tokenizer should keep of the views: a scalar, 0 is perfect."""
+
+    def about(self) -> dict[str, dict[str, object]]:
+        """Its codes, and its training, which is no part of the budget: views drawn, the same ones again counted too."""
+        trained = {"images_seen": 0 if self.weights is not None else self.steps * BATCH, "seconds": self.seconds}
+        return {"tokenizer": {**super().about()["tokenizer"], **trained}}
 
     def prepare(self, views: Views, device: str, cache: Path | None, progress: Progress) -> None:
         path = None
@@ -167,6 +201,7 @@ class Tokenizer(Teacher, ABC):
         self.ready = True
 
     def _fit(self, views: Views, device: str, progress: Progress) -> None:
+        started = time.time()
         generator = torch.Generator(device).manual_seed(SEED)
         self.requires_grad_(True)
         # betas and decay: VQ-KD's (microsoft/unilm: beit2/TOKENIZER.md); clip: of the BEiT family's pre-training
@@ -193,18 +228,16 @@ class Tokenizer(Teacher, ABC):
                     progress("tokenizer", step + 1, self.steps)
         optimiser.zero_grad()
         self.requires_grad_(False)
-
-    def _count(self, views: Views, device: str) -> None:
-        total = torch.zeros(self.codes, dtype=torch.int64)
-        for images in views.whole(BATCH):
-            total += torch.bincount(self.tokenize(images.to(device)).flatten().cpu(), minlength=self.codes)
-        self.counts.copy_(total)
+        self.seconds = round(time.time() - started, 2)
 
     def _load(self, path: Path) -> bool:
         if not path.is_file():
             return False
         try:
             self.load_state_dict(load_file(path))
+            with safe_open(path, "pt") as file:
+                told = (file.metadata() or {}).get("seconds")
+            self.seconds = None if told is None else float(told)
         except Exception as error:  # a damaged cache file costs its training, not the run; say so and train again
             print(f"tokenizer {path} cannot be read ({type(error).__name__}); training it again", file=sys.stderr)
             with _fixed_noise():
@@ -215,7 +248,8 @@ class Tokenizer(Teacher, ABC):
     def _save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}, temporary)
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}
+        save_file(state, temporary, None if self.seconds is None else {"seconds": str(self.seconds)})
         os.replace(temporary, path)
 
 
@@ -330,7 +364,10 @@ class DiscreteVAE(Tokenizer):
 
     @torch.no_grad()
     def reconstruction(self, images: Tensor) -> Tensor:
-        return F.mse_loss(self.decode(F.one_hot(self.tokenize(images), self.codes).float()), images)
+        return F.mse_loss(self.picture(self.tokenize(images)), images)
+
+    def picture(self, ids: Tensor) -> Tensor:
+        return self.decode(F.one_hot(ids, self.codes).float())
 
 
 class _Transformer(nn.Module):
@@ -391,9 +428,10 @@ class VQKD(Tokenizer):
         super().__init__(geometry, codes, steps, lr, weights)
 
     def settings(self) -> dict[str, object]:
-        return {**super().settings(), "source": self.source, "source_weights": self.source_weights,
-                "code_width": self.code_width, "width": self.channels, "depths": self.depths, "decay": self.decay,
-                "batches": self.batches, "commitment": self.commitment}
+        files = contents({"source": self.source, "source_weights": self.source_weights})
+        return {**super().settings(), **({"files": files} if files else {}), "source": self.source,
+                "source_weights": self.source_weights, "code_width": self.code_width, "width": self.channels,
+                "depths": self.depths, "decay": self.decay, "batches": self.batches, "commitment": self.commitment}
 
     def _build(self) -> None:
         grid, patch = self.geometry.grid, self.geometry.stride

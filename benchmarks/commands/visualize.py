@@ -21,7 +21,7 @@ def visualize(
                        callback=choice("WHAT", ("", *WHAT))),
     ] = "",
     suite: Suite = "embedded",
-    objective: Annotated[str, typer.Option(help="Show what these objectives' students see and predict.")] = "",
+    objective: Annotated[str, typer.Option(help="Show what these objectives' students see and predict; or all.")] = "",
     backbone: Annotated[
         list[str] | None,
         typer.Option(help="For attention and features: backbone folder, or what `bench eval` takes; may be repeated. "
@@ -39,7 +39,7 @@ def visualize(
     runs: Runs = Path("runs"),
     data_root: DataRoot = None,
     budget: Budget = "default",
-    output: Annotated[Path, typer.Option(help="PNG file, or folder for several sheets.")] = Path("visualize"),
+    output: Annotated[Path, typer.Option(help="PNG file (all sheets in it), or folder for files.")] = Path("visualize"),
     beside: Annotated[
         bool, typer.Option("--beside", help="Put each sheet beside its backbone, for the leaderboard's page.")
     ] = False,
@@ -63,7 +63,7 @@ def visualize(
             if backbone:
                 folders = [studies.fetched(source, suite, runs) for source in backbone]
             else:
-                folders = studies.find_backbones(runs, suite, names(objective), seed)
+                folders = studies.find_backbones(runs, suite, names(objective if objective != "all" else ""), seed)
             if pictures is None:
                 reporter.begin("data")
                 root = find_data(chosen, data_root, runs, reporter.report)
@@ -72,12 +72,13 @@ def visualize(
                 seen = analyze.choose_pictures(pictures, analyze.FEWEST, pictures.resolve().name)
             paths = write(folders, seen, output, (what,), points)
         else:
+            at_work = sheets.shown(names(objective), chosen, runs, seed, budget, reporter) if objective else []
             reporter.begin("data")
             root = find_data(chosen, data_root, runs, reporter.report)
             if objective and beside:
-                paths = sheets.beside(names(objective), chosen, root, runs, seed, budget, reporter)
+                paths = sheets.beside(at_work, root, runs, reporter)
             elif objective:
-                paths = sheets.objectives(names(objective), chosen, root, runs, seed, budget, output, reporter)
+                paths = sheets.objectives(at_work, root, runs, output, reporter)
             else:
                 paths = [sheets.data(chosen, root, output)]
     for path in paths:

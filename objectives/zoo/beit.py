@@ -6,10 +6,13 @@ The authors (microsoft/unilm: beit): block-wise mask of 75 of 196 patches, learn
 tokenizer (8192 codes) on a view of half the size; the backbone's last norm, one linear layer, cross-entropy on masked
 patches; ViT-B, 800 epochs, batch 2048.
 
-Ours differs: the tokenizer is a small discrete VAE of 512 codes that the suite trains on its own pictures, once for
-all seeds, at the student's size (`objective.teacher.weights=FILE` takes one trained elsewhere); the mask always hides
-the exact number, where theirs may stop earlier; absolute positions of the suite's ViT instead of shared relative
-ones; no layer scale; flips and crops but no colour jitter; ImageNet's mean and deviation.
+Ours differs: the tokenizer is a small discrete VAE of 512 codes that the suite trains on its own pictures, once for all
+seeds, at the student's size (`objective.teacher.weights=FILE` takes one trained so elsewhere, together with
+`objective.teacher.type=DallETokenizer` DALL-E's encoder, see objectives/published.py); its 25,600 views come on top of
+the budget's pictures (`tokenizer` in backbone.json), where the authors' was trained elsewhere; the mask always hides
+the exact number, where theirs may stop earlier (`objective.corruption.exact=False`); absolute positions of the suite's
+ViT instead of shared relative ones; no layer scale; flips and crops but no colour jitter; ImageNet's mean and
+deviation.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

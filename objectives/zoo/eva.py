@@ -6,7 +6,9 @@ The authors (baaivision/EVA): 105 of 256 patches hidden block-wise, learned mask
 picture, one linear layer, both sides of unit length, negative cosine on masked patches; betas (.9, .98), clip 3.
 mmpretrain writes the loss as 2 - 2 cos, and so do we.
 
-Ours differs: the teacher is EfficientNet-Lite0 (`objective.teacher.source=timm:vit_large_patch14_clip_224` takes CLIP).
+Ours differs: the teacher is EfficientNet-Lite0. CLIP, `objective.teacher.source=timm:vit_large_patch14_clip_224`, goes
+with `objective.teacher.projection=True`: mmpretrain's configuration predicts features in the space shared with texts;
+`objective.teacher.norm=True` stops at the last norm. AdamW's eps is 1e-8, the authors' 1e-6 (`optimiser.eps=1e-6`).
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

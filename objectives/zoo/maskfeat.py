@@ -7,7 +7,8 @@ The authors (facebookresearch/SlowFast: slowfast/models/masked.py, in1k_VIT_B_Ma
 window, unit length over the bins of a cell and colour, one linear layer, MSE on masked patches; gradient norm
 clipped at .02.
 
-Ours differs: cells are half a patch at any patch size; the mask always hides the exact number.
+Ours differs: cells are half a patch at any patch size; the mask always hides the exact number, theirs may
+hide less (`objective.corruption.exact=False`).
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

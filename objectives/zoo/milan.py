@@ -6,9 +6,10 @@ The authors (zejiangh/MILAN): 75 % of the patches dropped, the kept ones drawn w
 weights; the student sees these only; a prompting decoder (8 x 512) updates mask tokens alone; targets CLIP-B/16's
 tokens, class token first, of unit length; 2 - 2 cos over all of them.
 
-Ours differs: the teacher is EfficientNet-Lite0, whose mean feature stands in for the class token and whose
-attention is the likeness to it (FrozenNetwork.attention); `objective.teacher.source=timm:vit_base_patch16_clip_224`
-takes CLIP.
+Ours differs: the teacher is EfficientNet-Lite0, whose mean feature stands in for the class token and whose attention is
+the likeness to it (FrozenNetwork.attention). CLIP as in the paper, with its class token, that token's attention in the
+last block, and features in the 512 channels shared with texts, as mmpretrain's configuration predicts them:
+`objective.teacher.source=timm:vit_base_patch16_clip_224` with `objective.teacher.projection=True`.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

@@ -7,8 +7,9 @@ source we could open and are UNVERIFIED; chosen here: BEiT's mask of 75 of 196 a
 features, 2 - 2 cos on every patch, masked and visible. Each can be switched, for example
 `objective.loss.region=masked`.
 
-Ours differs: the teacher is EfficientNet-Lite0 (`objective.teacher.source=timm:vit_base_patch16_clip_224` takes
-CLIP).
+Ours differs: the teacher is EfficientNet-Lite0 (`objective.teacher.source=timm:vit_base_patch16_clip_224` takes CLIP;
+whether the paper's features are those after the last norm, `objective.teacher.norm=True`, or after the projection,
+`objective.teacher.projection=True`, is UNVERIFIED too; alone, the residual stream of the last block).
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

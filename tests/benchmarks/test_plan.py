@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import suite as suites
 from benchmarks.errors import RequestError
-from benchmarks.plan import Request, parse_value, plan, resolve, sweep
+from benchmarks.plan import Request, digest, parse_value, plan, resolve, sweep
 from objectives import recipe as recipes
 
 
@@ -33,6 +33,22 @@ def test_variants_get_a_folder_and_a_fingerprint_of_their_own():
     long = cells(budget="long")[0]
     assert long.pretraining.images_seen > plain.pretraining.images_seen
     assert long.folder != plain.folder
+
+
+def test_weights_behind_a_path_are_part_of_the_backbones_fingerprint(tmp_path):
+    def made(*options):
+        return cells(options=options)[0].pretraining
+
+    base = made()
+    assert base.fingerprint("d") == digest([base.config(), 0, "d"])  # as in the committed records
+    timm = made("objective.teacher.source=timm:test_vit")
+    assert timm.fingerprint("d") == digest([timm.config(), 0, "d"])
+    path, told = tmp_path / "w.safetensors", []
+    for weights in (b"one", b"one", b"other"):
+        path.write_bytes(weights)
+        chosen = made("objective.teacher.source=timm:test_vit", f"objective.teacher.weights={path}")
+        told.append(chosen.fingerprint("d"))
+    assert told[0] == told[1] != told[2]
 
 
 def test_a_fingerprint_covers_seed_data_backbone_and_settings():

@@ -7,7 +7,7 @@ import torch
 
 from objectives import recipe as recipes
 from objectives.backbone import create_backbone, each_block, features, geometry_of, place, visible
-from objectives.compatibility import BACKBONES, SIZE, markdown, table
+from objectives.compatibility import BACKBONES, SIZE, markdown, refusal, size_of, table
 from objectives.student import MaskTokenStudent, PooledStudent, VisibleStudent
 
 VITS = [name for name in BACKBONES if "Swin" not in name]
@@ -21,9 +21,9 @@ def make(name):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_an_unmasked_student_equals_timm(name):
-    net = make(name)
-    geometry = geometry_of(net, SIZE)
-    images = torch.randn(2, 3, SIZE, SIZE)
+    net, size = make(name), size_of(name)
+    geometry = geometry_of(net, size)
+    images = torch.randn(2, 3, size, size)
     expected = net.forward_features(images)
     if expected.ndim == 4:
         expected = expected.flatten(1, 2)
@@ -58,6 +58,18 @@ def test_hidden_patches_leave_no_trace_and_visible_ones_keep_their_places(name):
     tokens, places = place(net, net.patch_embed(images))
     kept = features(net, *visible(net, tokens, places, torch.zeros(2, count, dtype=torch.bool)))
     assert torch.allclose(kept, net.forward_features(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(("objective", "backbone", "reason"), [
+    ("milan", "ViT, rotary", "a class token and no registers"),  # one prefix token, which is a register
+    ("milan", "ViT, registers", "a class token and no registers"),
+    ("milan", "ViT, no class token", "a class token and no registers"), ("milan", "ViT, class token", ""),
+    ("dino", "Swin", "take no crops"), ("dino", "Swin V2", "take no crops"), ("moco_v3", "Swin", ""),
+])
+def test_pairs_that_only_seem_to_work_are_refused(objective, backbone, reason):
+    found = refusal(objective, backbone)
+    assert reason in found
+    assert bool(found) == bool(reason)
 
 
 @pytest.mark.slow

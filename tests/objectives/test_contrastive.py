@@ -1,6 +1,7 @@
 """MoCo v3 and DINO: crops, heads, moving averages and losses."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import timm
@@ -15,7 +16,7 @@ from objectives.backbone import create_backbone, geometry_of
 from objectives.contrastive import CrossViews, InfoNCE
 from objectives.ema import CentredTeacher, MomentumTeacher
 from objectives.objective import Objective
-from objectives.pretrain import build
+from objectives.pretrain import build, pretrain
 from objectives.projection import DINOHead, ProjectionMLP
 from objectives.recipe import Crop, ObjectiveError, weight_decay_at
 from objectives.registry import Geometry
@@ -212,6 +213,21 @@ def test_momentum_and_weight_decay_follow_half_a_cosine():
     assert weight_decay_at(recipes.get("mae").optimiser, 5, 10) == 0.05
     assert "weight_decay_end" not in recipes.get("mae").optimiser.config()
     assert optimiser.config()["weight_decay_end"] == 0.4
+
+
+def test_eps_reaches_adamw_and_leaves_digests_alone(make_job, pictures, monkeypatch):
+    recipe = recipes.get("mae").optimiser
+    assert "eps" not in recipe.config()
+    other = replace(recipe, eps=1e-6)
+    assert other.config() == {**recipe.config(), "eps": 1e-6}
+    with pytest.raises(ObjectiveError, match=r"optimiser\.eps=0"):
+        replace(recipe, eps=0.0)
+    seen = []
+    monkeypatch.setattr("objectives.pretrain._Steps.before_train", lambda self, runner: seen.append(
+        {group["eps"] for group in runner.optim_wrapper.optimizer.param_groups}))
+    for number, settings in enumerate((recipe, other)):
+        pretrain(make_job("mae", folder=f"run{number}", images_seen=16, optimiser=settings), pictures)
+    assert seen == [{1e-8}, {1e-6}]
 
 
 @pytest.mark.parametrize(("steps", "first"), [(125_000, 0.996), (5_000, 0.9), (100, 0.9)])

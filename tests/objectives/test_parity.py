@@ -6,6 +6,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from objectives import recipe as recipes
+from objectives.corruption import Seen
 from objectives.objective import Objective
 from objectives.recipe import Crop
 from objectives.registry import Geometry, build
@@ -362,3 +363,140 @@ def test_block_masks_hide_as_many_as_mmpretrains(name, grid, count, least):
     corruption = build("corruption", recipes.get(name).corruption, geometry=Geometry(grid * 16, 16, False, WIDTH))
     mask = corruption(torch.zeros(20, 3, 1, 1), torch.Generator().manual_seed(0)).mask
     assert set(mask.sum(1).tolist()) == expected == {count}
+
+
+@pytest.mark.slow
+def test_beit_loss_equals_mmpretrains_head():
+    """Logits of all of the student's tokens; cross-entropy on the hidden ones, ids the best of the tokenizer's."""
+    torch.manual_seed(0)
+    codes = 64
+    theirs = MODELS.build({"type": "BEiTV1Head", "_scope_": "mmpretrain", "embed_dims": WIDTH, "num_embed": codes,
+                           "loss": {"type": "CrossEntropyLoss"}}).eval()
+    theirs.init_weights()
+    perturb(theirs)
+    slots = recipes.get("beit").slots()
+    slots["teacher"] |= {"codes": codes}
+    kwargs = {"img_size": 64, "patch_size": 16, "embed_dim": WIDTH, "depth": 2, "num_heads": 3}
+    mine = Objective(slots, "vit_tiny_patch16_224", kwargs, 64, Crop(), True).eval()
+    mine.head.predict.load_state_dict(theirs.cls_head.state_dict())
+    images = torch.randn(3, 3, 64, 64)
+    mask = mine.corruption(images, torch.Generator().manual_seed(1)).mask
+    with torch.no_grad():
+        tokens, logits = mine.student(images, mask), mine.teacher.logits(images)  # (B, L, D), (B, L, codes)
+        ids = mine.teacher.tokenize(images)
+        feats = torch.cat([torch.randn(3, 1, WIDTH), tokens], 1)  # their head drops the class token
+        expected = theirs.loss(feats, logits.transpose(1, 2).unflatten(2, (4, 4)), mask)
+        value = mine.loss(mine.head(tokens, mask), mine.normalisation(ids), mask)
+    assert value.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+class Bound(torch.nn.Module):
+    """A part of mmpretrain's that is called in another way than a model of theirs does."""
+
+    def __init__(self, part, call):
+        super().__init__()
+        self.part, self.call = part, call
+
+    def forward(self, *args):
+        return self.call(self.part, *args)
+
+
+@pytest.mark.slow
+def test_eva_equals_mmpretrains_on_a_student_with_mask_tokens():
+    """The recipe as it is: mmpretrain's EVA model with its own mask-token ViT and linear neck in place of MAE's."""
+    torch.manual_seed(0)
+    features = torch.randn(3, 17, 112)
+    theirs = MODELS.build({
+        "type": "EVA", "_scope_": "mmpretrain",
+        "backbone": {"type": "MaskFeatViT", "img_size": 64, "patch_size": 16, "arch": vit_arch(WIDTH, 2, 3)},
+        "neck": {"type": "LinearNeck", "in_channels": WIDTH, "out_channels": 112, "norm_cfg": None},
+        "head": {"type": "MIMHead",
+                 "loss": {"type": "CosineSimilarityLoss", "shift_factor": 2.0, "scale_factor": 2.0}},
+    }).eval()
+    theirs.init_weights()
+    perturb(theirs)
+    kwargs = {"img_size": 64, "patch_size": 16, "embed_dim": WIDTH, "depth": 2, "num_heads": 3}
+    mine = ours("eva", "vit_tiny_patch16_224", kwargs, 64)
+    assert mine.teacher.width == 112
+    state = theirs.backbone.state_dict()
+    mine.student.mask_token.data.copy_(state.pop("mask_token").flatten())
+    load(mine.student.backbone, renamed(state, VIT_NAMES))
+    load(mine.head, renamed(theirs.neck.state_dict(), [("fc.", "predict.")]))
+    images = torch.randn(3, 3, 64, 64)
+    mask = mine.corruption(images, torch.Generator().manual_seed(1)).mask
+    theirs.target_generator = Given(features, None)
+    theirs.backbone = Bound(theirs.backbone, lambda part, x: (part(x, mask), mask, None))
+    theirs.neck = Bound(theirs.neck, lambda part, x, _: part((x.flatten(0, 1),))[0].view(3, 17, -1)[:, 1:])
+    with torch.no_grad():
+        expected = theirs.loss(images, [])["loss"]
+        prediction = mine.head(mine.student(images, mask), mask)
+        value = mine.loss(prediction, mine.normalisation(features[:, 1:]), mask)
+    assert value.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_moco_v3_equals_mmpretrain(monkeypatch):
+    """Backbone, projection, predictor and the momentum branch, of weights of its own; then one update of the latter."""
+    from mmengine.logging import MessageHub
+
+    torch.manual_seed(0)
+    hidden, out, steps = 40, 24, 10
+
+    def mlp(inputs, layers):
+        return {"type": "NonLinearNeck", "in_channels": inputs, "hid_channels": hidden, "out_channels": out,
+                "num_layers": layers, "with_bias": False, "with_last_bn": True, "with_last_bn_affine": False,
+                "with_last_bias": False, "with_avg_pool": False, "norm_cfg": {"type": "BN1d"}}
+
+    theirs = MODELS.build({
+        "type": "MoCoV3", "_scope_": "mmpretrain", "base_momentum": 0.01,
+        "backbone": {"type": "MoCoV3ViT", "img_size": 64, "patch_size": 16, "arch": vit_arch(WIDTH, 2, 3),
+                     "stop_grad_conv1": True},
+        "neck": mlp(WIDTH, 3),
+        "head": {"type": "MoCoV3Head", "predictor": mlp(out, 2), "temperature": 0.2,
+                 "loss": {"type": "CrossEntropyLoss", "loss_weight": 2 * 0.2}},
+    }).train()
+    theirs.init_weights()
+    perturb(theirs)
+    slots = recipes.get("moco_v3").slots()
+    slots["teacher"]["paper_steps"] = None
+    slots["head"] |= {"hidden": hidden, "out": out}
+    kwargs = {"img_size": 64, "patch_size": 16, "embed_dim": WIDTH, "depth": 2, "num_heads": 3}
+    mine = Objective(slots, "vit_tiny_patch16_224", kwargs, 64, Crop(), True).train()
+    mine.attach(steps)
+
+    def load_mlp(ours, neck):
+        layers = [layer for layer in ours if not isinstance(layer, torch.nn.ReLU)]
+        names = [f"{kind}{i}" for i in range(len(layers) // 2) for kind in ("fc", "bn")]
+        for layer, name in zip(layers, names, strict=True):
+            wanted = layer.state_dict()
+            layer.load_state_dict({k: v for k, v in getattr(neck, name).state_dict().items() if k in wanted})
+
+    def load_branch(student, projection, backbone, neck):
+        load(student.backbone, renamed(backbone.state_dict(), VIT_NAMES))
+        load_mlp(projection.network, neck)
+
+    load_branch(mine.student, mine.head.projection, theirs.backbone, theirs.neck)
+    load_mlp(mine.head.predictor.network, theirs.head.predictor)
+    branch = theirs.momentum_encoder.module
+    for parameter in branch.parameters():  # frozen, hence not by perturb
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    load_branch(mine.teacher.student, mine.teacher.head, *branch)
+    views = torch.randn(2, 6, 3, 64, 64)
+    seen = Seen(views.flatten(0, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(theirs.momentum_encoder, "update_parameters", lambda model: None)
+        with torch.no_grad():
+            expected = theirs.loss(list(views), [])["loss"]
+    target = mine.normalisation(mine.teacher.of_views(seen))
+    loss = mine._loss(mine._predict(seen), target, seen)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    # the moving average after step 3 of 10: theirs counts updates, with 1 - momentum
+    monkeypatch.setattr(MessageHub.get_current_instance(), "get_info", lambda key, default=None: steps)
+    theirs.momentum_encoder.steps.fill_(3)
+    theirs.momentum_encoder.update_parameters(torch.nn.Sequential(theirs.backbone, theirs.neck))
+    mine.teacher.update(mine.student, mine.head, 3)
+    followed = renamed(branch[0].state_dict(), VIT_NAMES)
+    own = mine.teacher.student.backbone.state_dict()
+    for key, value in followed.items():
+        assert torch.allclose(own[key], value, atol=1e-6), key
+    assert torch.allclose(mine.teacher.head.network[0].weight, branch[1].fc0.weight, atol=1e-6)

@@ -1,6 +1,7 @@
 """The parts one by one: masks, students, teachers, normalisations, heads, losses."""
 
 import math
+import random
 
 import pytest
 import timm
@@ -8,12 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from objectives import recipe as recipes
 from objectives.backbone import create_backbone, geometry_of
 from objectives.corruption import BlockMask, RandomMask, masked_count
 from objectives.frozen import FrozenNetwork
 from objectives.head import LightDecoder, LinearHead, PixelShuffleHead
 from objectives.loss import L1, MSE, Cosine, CrossEntropy, SmoothL1
 from objectives.normalisation import L2Norm, LayerNorm, PatchNorm
+from objectives.objective import Objective
 from objectives.patches import area_resize, patchify, unpatchify
 from objectives.recipe import ObjectiveError
 from objectives.registry import Geometry
@@ -58,6 +61,48 @@ def test_masks_hide_exactly_the_count_in_every_picture(grid, ratio, seed, kind):
 def test_masks_differ_between_pictures(kind):
     mask = kind(Geometry(64, 8, False, 32), ratio=0.5)(torch.zeros(8, 3, 64, 64), generator())[1]
     assert len({tuple(m.tolist()) for m in mask}) > 4
+
+
+def test_block_masks_may_stop_short_as_the_authors_do():
+    """Against the generator of BEiT written down anew: blocks of at least 16, ten tries each, 75 of 196 at most."""
+    wide = Geometry(input_size=224, stride=16, hierarchical=False, width=32)
+    images = torch.zeros(200, 3, 1, 1)
+    exact, short = (BlockMask(wide, 75 / 196, exact=e)(images, generator()).mask for e in (True, False))
+    assert set(exact.sum(1).tolist()) == {75}
+    counts = short.sum(1)
+    assert counts.min() >= 1
+    assert counts.max() <= 75
+    rng, theirs = random.Random(0), []
+    for _ in range(200):
+        mask = [[0] * 14 for _ in range(14)]
+        while (count := sum(map(sum, mask))) < 75:
+            for _ in range(10):
+                area, ratio = rng.uniform(16, 75 - count), math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
+                h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+                if not (w < 14 and h < 14):
+                    continue
+                top, left = rng.randint(0, 14 - h), rng.randint(0, 14 - w)
+                cells = [(y, x) for y in range(top, top + h) for x in range(left, left + w) if not mask[y][x]]
+                if 0 < len(cells) <= 75 - count:
+                    for y, x in cells:
+                        mask[y][x] = 1
+                    break
+            else:
+                break
+        theirs.append(sum(map(sum, mask)))
+    theirs = torch.tensor(theirs)
+    for share in (0.05, 0.25, 0.5, 0.95):  # 200 draws of both: quantiles within a few patches
+        assert abs(counts.double().quantile(share) - theirs.double().quantile(share)) <= 3
+    assert (counts < 75).any() == (theirs < 75).any()
+
+
+def test_uneven_masks_are_refused_where_visible_tokens_are_counted():
+    recipe = recipes.get("mae")
+    uneven = {"type": "BlockMask", "ratio": 0.5, "exact": False}
+    for corruption in (uneven, {"type": "Blur", "mask": uneven}):
+        slots = {**recipe.slots(), "corruption": corruption}
+        with pytest.raises(ObjectiveError, match=r"objective\.corruption\.exact=False"):
+            Objective(slots, "vit_tiny_patch16_224", KWARGS, 32, recipe.crop, True)
 
 
 def test_simmim_units_are_two_by_two_patches():

@@ -15,7 +15,7 @@ from objectives.pretrain import _cache_targets, _Views, build, prepare, pretrain
 from objectives.recipe import ObjectiveError
 from objectives.registry import Geometry
 from objectives.student import MaskTokenStudent, TwoPathStudent, VisibleStudent
-from objectives.tokenizer import VQKD, DiscreteVAE, nearest, spherical_kmeans
+from objectives.tokenizer import BATCH, VQKD, DiscreteVAE, nearest, spherical_kmeans
 
 VIT = Geometry(input_size=32, stride=8, hierarchical=False, width=32)
 KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
@@ -153,6 +153,23 @@ def test_folder_tells_of_the_codebook_and_progress_of_the_stage(make_job, pictur
     assert told["codes"] == 64
     assert 2 <= told["perplexity"] <= told["used"] <= 64
     assert ("tokenizer", 20, 20) in stages
+
+
+def test_folder_tells_what_the_tokenizers_training_took(make_job, pictures, tmp_path):
+    """Views beyond the budget, in the seed that trained it and in those that read it."""
+    told = []
+    for seed in (0, 1):
+        folder = pretrain(make_job("beit", folder=f"run{seed}", seed=seed, cache=tmp_path / "cache"), pictures)
+        about = json.loads((folder / "backbone.json").read_text())
+        assert about["images_seen"] == 64
+        told.append(about["tokenizer"])
+    assert told[0] == told[1]
+    assert told[0]["images_seen"] == 20 * BATCH
+    assert told[0]["seconds"] > 0
+    save_weights(ready(make_job("beit"), pictures).teacher, tmp_path / "own.safetensors")
+    loaded = ready(with_teacher(make_job, "beit", weights=str(tmp_path / "own.safetensors")), pictures).teacher
+    assert loaded.about()["tokenizer"]["images_seen"] == 0
+    assert loaded.about()["tokenizer"]["seconds"] is None
 
 
 def test_cached_ids_are_integers_and_equal_fresh_ones(make_job, pictures):

@@ -1,0 +1,106 @@
+"""Sheets of objectives at work: which can be drawn, what ids look like, how many sheets stand in one file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import suite as suites
+from benchmarks.errors import RequestError
+from benchmarks.progress import Kept
+from benchmarks.visualize import TRAINED, WIDEST, _colours, _columns, shelved, shown
+from objectives import recipe as recipes
+from objectives.objective import Objective
+from objectives.recipe import Crop
+
+VIT = ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2})
+
+
+def trained(runs, *names):
+    for name in names:
+        folder = runs / "embedded" / name / "seed0" / "pretrain"
+        folder.mkdir(parents=True)
+        (folder / TRAINED).touch()
+
+
+def asked(runs, *names, budget="default"):
+    reporter = Kept()
+    found = shown(names, suites.get("embedded"), Path(runs), 0, budget, reporter)
+    return [p.recipe.name for p in found], "\n".join(reporter.lines)
+
+
+def test_all_is_what_is_trained_and_has_pictures(tmp_path):
+    trained(tmp_path, "mae", "beit", "supervised", "random_init")
+    found, said = asked(tmp_path, "all")
+    assert found == ["beit", "mae"]
+    assert "in the picture's places: random_init, supervised" in said
+    assert "simmim" in said.splitlines()[1]
+    assert asked(tmp_path, "mae", "supervised", "mae")[0] == ["mae"]
+
+
+@pytest.mark.parametrize(("names", "budget", "line"), [
+    (["all"], "default", "no trained objective"), (["mae", "simmim"], "default", "no trained simmim"),
+    (["supervised"], "default", "supervised: nothing is predicted"), (["mae"], "lon", "did you mean 'long'"),
+])
+def test_what_cannot_be_drawn_is_refused_in_a_line(tmp_path, names, budget, line):
+    if names != ["all"]:
+        trained(tmp_path, "mae", "supervised")
+    with pytest.raises(RequestError, match=line) as caught:
+        asked(tmp_path, *names, budget=budget)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_are_checked_before_the_scenes_are_rendered(call, tmp_path):
+    for names, line in (("mae,mea", "did you mean 'mae'"), ("mae", "no trained mae")):
+        code, _, err = call("visualize", "--objective", names, "--runs", tmp_path)
+        assert code == 2
+        assert line in err
+        assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("beit", "decoded"), ("beitv2", "codes")])
+def test_ids_are_shown_as_pictures_or_colours(name, kind):
+    torch.manual_seed(0)
+    slots = recipes.get(name).slots()
+    slots["teacher"] |= {"codes": 64, "steps": 1}
+    objective = Objective(slots, *VIT, 32, Crop(), True).eval()
+    objective.teacher.rehearse()
+    objective.begin_step(0, 0)
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        parts = objective(images, torch.zeros(2).long(), torch.arange(2), mode="tensor")
+        columns = _columns(objective, parts)
+        right = {**parts, "prediction": torch.nn.functional.one_hot(parts["target"], 64).float()}
+        same = _columns(objective, right)
+    assert list(columns)[:4] == ["original", "student sees", f"target ({kind})", f"prediction ({kind})"]
+    assert all(c.shape == (2, 3, 32, 32) for c in columns.values())
+    target = columns[f"target ({kind})"]
+    assert not torch.equal(target, columns[f"prediction ({kind})"])
+    assert torch.equal(target, same[f"prediction ({kind})"])
+    assert target.flatten(2).std(2).min() > 0
+    if kind == "decoded":
+        hidden = parts["mask"].view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).expand_as(target)
+        assert torch.equal(same["completed"][hidden], target[hidden])
+        assert torch.equal(same["completed"][~hidden], columns["original"][~hidden])
+
+
+def test_codes_have_different_colours_with_and_without_a_codebook():
+    class Tokenizer:
+        codes = 512
+
+    for tokenizer in (Tokenizer(), type("WithBook", (Tokenizer,), {"codebook": torch.randn(512, 16)})()):
+        colours = _colours(tokenizer)
+        assert colours.shape == (512, 3)
+        assert 0 <= colours.min() <= colours.max() <= 1
+        assert len({tuple(c) for c in colours.tolist()}) == 512
+
+
+def test_many_sheets_wrap_and_none_is_covered():
+    sheets = [Image.new("RGB", (500 + 40 * (n % 3), 200 + 10 * (n % 2)), (n + 1, 0, 0)) for n in range(23)]
+    joined = shelved(sheets)
+    assert joined.width <= WIDEST
+    assert joined.height <= 6 * 210
+    counts = {colour[0]: count for count, colour in joined.getcolors() if colour[1] == 0}
+    assert counts == {n + 1: s.width * s.height for n, s in enumerate(sheets)}
+    assert shelved([Image.new("RGB", (3000, 10)), Image.new("RGB", (10, 10))]).size == (3000, 20)

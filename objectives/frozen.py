@@ -15,6 +15,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from objectives.precision import exact
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 from objectives.teacher import Teacher
@@ -79,9 +80,10 @@ class FrozenNetwork(Teacher):
 
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        if images.device.type == "cpu":
-            return torch.cat([self._tokens(part) for part in images.split(CPU_BATCH)])
-        return self._tokens(images)
+        with exact(images.device):  # the same whether a target is computed at each step or once for the cache
+            if images.device.type == "cpu":
+                return torch.cat([self._tokens(part) for part in images.split(CPU_BATCH)])
+            return self._tokens(images)
 
     def _tokens(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.size:

@@ -140,8 +140,8 @@ def one_step(job, pictures, limit):
     prepare(objective, job, pictures)
     student = objective.student.forward
 
-    def forward(images, mask):
-        return _raise() if len(images) > limit else student(images, mask)
+    def forward(images, mask, **places):
+        return _raise() if len(images) > limit else student(images, mask, **places)
 
     objective.student.forward = forward
     wrapper = _Wrapper(objective)
@@ -201,7 +201,7 @@ class _Wrapper:
 
 
 def test_a_picture_that_alone_is_too_much_is_said_so(make_job, pictures, monkeypatch):
-    monkeypatch.setattr("objectives.student.VisibleStudent.forward", lambda *_: _raise())
+    monkeypatch.setattr("objectives.student.VisibleStudent.forward", lambda *_, **__: _raise())
     with pytest.raises(ObjectiveError, match="one picture at a time"):
         pretrain(make_job("mae"), pictures)
 

@@ -21,6 +21,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 
+from objectives.patches import at
 from objectives.recipe import ObjectiveError
 from objectives.registry import Geometry
 
@@ -138,12 +139,11 @@ def check_visible(net: nn.Module) -> None:
         )
 
 
-def visible(net: nn.Module, tokens: Tensor, places: Places, mask: Tensor) -> tuple[Tensor, Places]:
-    """Drop the hidden patches, the same number V of them left in every picture: (B, P + V, D)."""
+def visible_of(net: nn.Module, tokens: Tensor, places: Places, index: Tensor) -> tuple[Tensor, Places]:
+    """Of the patches those at ``index`` (B, V) alone: (B, P + V, D)."""
     prefix = prefix_of(net)
-    kept = tokens[:, prefix:][~mask].view(len(tokens), -1, tokens.shape[2])
+    kept = at(tokens[:, prefix:], index)
     if places.rope is not None:
-        index = torch.nonzero(~mask)[:, 1].view(len(tokens), -1)  # (B, V)
         rope = places.rope[..., index, :]  # (B, V, R), or (depth, heads, B, V, R)
         places = replace(places, rope=rope.transpose(1, 2) if places.mixed else rope.unsqueeze(1))
     return torch.cat([tokens[:, :prefix], kept], 1), places

@@ -52,14 +52,26 @@ def found(folder: Path) -> list[Path]:
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """The state of the last checkpoint whose hash fits, on the CPU; a damaged one is said so in one line on stderr."""
+    """The state of the last checkpoint whose hash fits, on the CPU; a damaged one is said so in one line on stderr.
+
+    A damaged one is removed; one that cannot be read now, from a disk that fails or into memory that is full, stays.
+
+    Raises:
+        OSError, MemoryError: naming the file that cannot be read.
+    """
     for path in reversed(found(folder)):
         try:
             with open(path, "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS] != path.stem.rsplit("-", 1)[1]:
                     raise ValueError("its hash does not fit")
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever is wrong with it: it costs its steps, not the run
+                file.seek(0)
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
+        except Exception as error:  # whatever is wrong with the file: it costs its steps, not the run
+            if isinstance(error, MemoryError) or "allocat" in str(error):  # torch's own allocator: a RuntimeError
+                raise MemoryError(f"no memory to read checkpoint {path}") from error
             older = [p for p in found(folder) if p < path]
             reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
             then = f"going on from {older[-1].name}" if older else "starting again"

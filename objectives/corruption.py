@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from objectives.precision import sent
 from objectives.processes import draw, gather, share
 from objectives.recipe import ObjectiveError
 from objectives.registry import CORRUPTIONS, Geometry
@@ -26,12 +27,16 @@ class Seen(NamedTuple):
         mask: (B, L), True where hidden; None where nothing is masked.
         offset: (B, 2) row and column, in pixels, at which a smaller view was pasted (zoom-out); else None.
         local: further small crops (n·B, 3, s, s), all pictures' first, then all second, …; else None.
+        visible, hidden: the places of ``mask``, (B, V) and (B, L - V), rising; None where it is, or where the
+            corruption does not say how many it hides.
     """
 
     images: Tensor
     mask: Tensor | None = None
     offset: Tensor | None = None
     local: Tensor | None = None
+    visible: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class Corruption(ABC):
@@ -42,11 +47,13 @@ class Corruption(ABC):
         attentive: the mask is drawn from the teacher's attention, which the call then gets.
         several: the student sees two crops of each picture, which the teacher has to look at too.
         even: as many patches are hidden in every picture.
+        hides: how many tokens are hidden in every picture; None where nothing is, or the number varies.
     """
 
     attentive = False
     several = False
     even = True
+    hides: int | None = None
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry, self.view = geometry, geometry.input_size
@@ -106,6 +113,7 @@ class RandomMask(Corruption):
             raise ObjectiveError(f"objective.corruption.unit: {unit} patches do not tile a grid of {geometry.grid}")
         self.side = geometry.grid // self.unit
         self.hidden = masked_count(self.side**2, ratio, rounding)
+        self.hides = self.hidden * self.unit**2
 
     def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
         noise = draw(lambda count: torch.rand(count, self.side**2, generator=generator), len(images))
@@ -113,7 +121,7 @@ class RandomMask(Corruption):
         mask.scatter_(1, noise.argsort(dim=1)[:, : self.hidden], True)
         mask = mask.view(-1, self.side, self.side)
         mask = mask.repeat_interleave(self.unit, 1).repeat_interleave(self.unit, 2).flatten(1)  # (B, L)
-        return Seen(images, mask.to(images.device))
+        return Seen(images, sent(mask, images.device))
 
 
 @CORRUPTIONS.register_module()
@@ -140,6 +148,7 @@ class BlockMask(Corruption):
         self.even, self._draw = exact, self._one if exact else self._stopped
         self.grid = geometry.grid
         self.hidden = masked_count(self.grid**2, ratio, rounding)
+        self.hides = self.hidden if exact else None
         self.min_block = max(1, round(min_block * self.grid**2))
         self.log_aspect = (math.log(aspect[0]), math.log(aspect[1]))
 
@@ -191,21 +200,21 @@ class BlockMask(Corruption):
 
     def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
         mask = draw(lambda count: torch.stack([self._draw(generator) for _ in range(count)]), len(images))
-        return Seen(images, mask.to(images.device))
+        return Seen(images, sent(mask, images.device))
 
 
 @CORRUPTIONS.register_module()
 class AttentionMask(Corruption):
     """Keeps a fixed number of patches, drawn without replacement with the teacher's attention as weights (MILAN).
 
-    What the teacher attends to is kept more often. ``ratio`` and ``rounding`` as in :class:`RandomMask`.
+    What the teacher attends to is kept more often. It is drawn on the processor, which waits for the teacher. ``ratio`` and ``rounding`` as in :class:`RandomMask`.
     """
 
     attentive = True
 
     def __init__(self, geometry: Geometry, ratio: float = 0.75, rounding: str = "keep_floor") -> None:
         super().__init__(geometry)
-        self.hidden = masked_count(geometry.grid**2, ratio, rounding)
+        self.hidden = self.hides = masked_count(geometry.grid**2, ratio, rounding)
 
     def __call__(self, images: Tensor, generator: torch.Generator, attention: Tensor | None = None) -> Seen:
         if attention is None:
@@ -216,4 +225,4 @@ class AttentionMask(Corruption):
         weights = gather(attention.float()).cpu().clamp(min=1e-9)  # no replacement: every patch must be drawable
         kept = torch.multinomial(weights, weights.shape[1] - self.hidden, replacement=False, generator=generator)
         mask = torch.ones_like(weights, dtype=torch.bool).scatter_(1, kept, False)
-        return Seen(images, share(mask).to(images.device))
+        return Seen(images, sent(share(mask), images.device))

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from objectives.corruption import Corruption, Seen
+from objectives.precision import sent
 from objectives.processes import draw
 from objectives.recipe import ObjectiveError
 from objectives.registry import CORRUPTIONS, Geometry, build
@@ -45,6 +46,7 @@ class Degradation(Corruption):
         if isinstance(self.masking, Degradation) or getattr(self.masking, "attentive", False):
             raise ObjectiveError("objective.corruption.mask: RandomMask or BlockMask")
         self.even = self.masking is None or self.masking.even
+        self.hides = self.masking.hides if self.masking else None
 
     @abstractmethod
     def degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -85,7 +87,7 @@ def reflect_into(images: Tensor, offset: Tensor, size: int) -> Tensor:
     def places(start: Tensor) -> Tensor:
         index = torch.arange(size) - start.cpu()[:, None]
         index = torch.where(index < 0, -1 - index, index)
-        return torch.where(index >= side, 2 * side - 1 - index, index).to(images.device)  # (B, size)
+        return sent(torch.where(index >= side, 2 * side - 1 - index, index), images.device)  # (B, size)
 
     rows = places(offset[:, 0]).view(count, 1, size, 1).expand(-1, channels, -1, side)
     columns = places(offset[:, 1]).view(count, 1, 1, size).expand(-1, channels, size, -1)
@@ -129,7 +131,7 @@ class Distort(Degradation):
         self.low, self.high = strength
 
     def degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, None]:
-        draws = draw(lambda count: torch.rand(count, 3, generator=generator), len(images)).to(images.device)
+        draws = sent(draw(lambda count: torch.rand(count, 3, generator=generator), len(images)), images.device)
         centre = (2 * draws[:, :2] - 1).view(-1, 1, 1, 2)
         strength = (self.low + draws[:, 2] * (self.high - self.low)).view(-1, 1, 1, 1)
         axis = torch.linspace(-1, 1, images.shape[-1], device=images.device)
@@ -164,7 +166,7 @@ class Blur(Degradation):
 
     def degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, None]:
         count, channels, height, width = images.shape
-        weights = draw(lambda number: self.weights(number, generator), count).to(images)
+        weights = sent(draw(lambda number: self.weights(number, generator), count), images.device).to(images.dtype)
         groups = count if self.mixing else count * channels
         flat = images.reshape(1, count * channels, height, width)
         blurred = F.conv2d(flat, weights.flatten(0, 1), padding=self.kernel // 2, groups=groups)
@@ -189,5 +191,5 @@ class Decolorize(Degradation):
         draws = _per_image_or_batch(
             lambda count: torch.rand(count, 3, 1, 1, generator=generator), images, self.per_image
         )
-        grey = (images * (self.high * draws).to(images)).sum(1, keepdim=True)
+        grey = (images * sent(self.high * draws, images.device).to(images.dtype)).sum(1, keepdim=True)
         return grey.expand_as(images).contiguous(), None

@@ -79,7 +79,7 @@ class LayerAverage(Teacher):
         total = 0.0
         for index, tokens in enumerate(each_block(net, *place(net, net.patch_embed(images)))):
             if index >= first:
-                total = total + F.layer_norm(tokens[:, prefix_of(net) :], tokens.shape[-1:])
+                total = total + F.layer_norm(tokens[:, prefix_of(net) :].float(), tokens.shape[-1:])
         return total / (len(net.blocks) - first)
 
 

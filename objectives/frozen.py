@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from objectives.files import contents
+from objectives.precision import exact
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 from objectives.teacher import Teacher
@@ -135,9 +136,10 @@ class FrozenNetwork(Teacher):
 
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        if images.device.type == "cpu":
-            return torch.cat([self._tokens(part) for part in images.split(CPU_BATCH)])
-        return self._tokens(images)
+        with exact(images.device):  # the same whether a target is computed at each step or once for the cache
+            if images.device.type == "cpu":
+                return torch.cat([self._tokens(part) for part in images.split(CPU_BATCH)])
+            return self._tokens(images)
 
     def _tokens(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.size:

@@ -6,6 +6,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from objectives.patches import at, places_of, put
 from objectives.recipe import ObjectiveError
 from objectives.registry import HEADS, Geometry
 from objectives.student import fixed_positions
@@ -99,6 +100,8 @@ class LightDecoder(nn.Module):
         position: "sincos2d", or "sincos1d" over the tokens in reading order (Beyond Masking).
     """
 
+    takes = ("visible",)
+
     def __init__(
         self, geometry: Geometry, out_width: int, width: int = 512, depth: int = 8, heads: int = 16,
         position: str = "sincos2d",
@@ -114,16 +117,21 @@ class LightDecoder(nn.Module):
         self.predict = _linear(width, out_width)
         _xavier(self.blocks)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Prefix and visible tokens (B, P + V, D) and mask (B, L), or all tokens (B, P + L, D) -> (B, L, C)."""
+    def forward(self, tokens: Tensor, mask: Tensor | None, visible: Tensor | None = None) -> Tensor:
+        """Prefix and visible tokens (B, P + V, D) and mask (B, L), or all tokens (B, P + L, D) -> (B, L, C).
+
+        ``visible`` as in :class:`~objectives.corruption.Seen`; None: found from ``mask``.
+        """
         x = self.embed(tokens)
         count = len(self.positions)
-        visible = count if mask is None or tokens.shape[1] >= count else int((~mask[0]).sum())
-        prefix, x = x[:, : x.shape[1] - visible], x[:, x.shape[1] - visible :]
-        if visible < count:
-            full = self.mask_token.to(x.dtype).expand(*mask.shape, -1).clone()
-            full[~mask] = x.flatten(0, 1)
-            x = full
+        if mask is None or tokens.shape[1] >= count:
+            seen = count
+        else:
+            visible = places_of(mask)[0] if visible is None else visible
+            seen = visible.shape[1]
+        prefix, x = x[:, : x.shape[1] - seen], x[:, x.shape[1] - seen :]
+        if seen < count:
+            x = put(x, visible, self.mask_token.to(x.dtype).expand(*mask.shape, -1))
         x = self.blocks(torch.cat([prefix, x + self.positions], dim=1))
         return self.predict(self.norm(x[:, prefix.shape[1] :]))
 
@@ -164,6 +172,7 @@ class PromptingDecoder(nn.Module):
     """
 
     needs_class_token = True
+    takes = ("visible", "hidden")
 
     def __init__(self, geometry: Geometry, out_width: int, width: int = 512, depth: int = 8, heads: int = 16) -> None:
         super().__init__()
@@ -177,24 +186,26 @@ class PromptingDecoder(nn.Module):
         self.predict = _linear(width, out_width)
         _xavier(self.blocks)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Class token and visible tokens, mask (B, L)."""
+    def forward(
+        self, tokens: Tensor, mask: Tensor | None, visible: Tensor | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
+        """Class token and visible tokens, mask (B, L); ``visible``, ``hidden`` as in ``Seen``, else from ``mask``."""
         if mask is None:
             raise ObjectiveError("objective.head.type=PromptingDecoder needs a corruption that masks")
         x = self.embed(tokens)
-        count, visible = mask.shape[1], int((~mask[0]).sum())
-        if x.shape[1] != visible + 1:
+        if visible is None or hidden is None:
+            visible, hidden = places_of(mask)
+        if x.shape[1] != visible.shape[1] + 1:
             raise ObjectiveError(
                 "objective.head.type=PromptingDecoder needs objective.student.type=VisibleStudent"
             )
         places = self.positions.expand(len(x), -1, -1)
-        seen = torch.cat([x[:, :1], x[:, 1:] + places[~mask].view(len(x), visible, -1)], 1)
-        hidden = self.mask_token + places[mask].view(len(x), count - visible, -1)
+        seen = torch.cat([x[:, :1], x[:, 1:] + at(places, visible)], 1)
+        guessed = self.mask_token + at(places, hidden)
         for block in self.blocks:
-            hidden = block(hidden, seen)
-        full = x.new_empty(len(x), count, x.shape[2])
-        full[~mask] = seen[:, 1:].flatten(0, 1)
-        full[mask] = hidden.flatten(0, 1).to(full.dtype)
+            guessed = block(guessed, seen)
+        order, tokens = torch.cat([visible, hidden], 1), torch.cat([seen[:, 1:], guessed], 1)
+        full = put(tokens, order, torch.empty_like(tokens))
         return self.predict(self.norm(torch.cat([seen[:, :1], full], 1)))
 
 

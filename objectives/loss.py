@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from objectives.degrade import margin_of, reflect_into, shrunk_of
-from objectives.patches import area_resize, patchify, unpatchify
+from objectives.patches import area_resize, at, patchify, unpatchify
 from objectives.recipe import ObjectiveError
 from objectives.registry import LOSSES, Geometry
 
@@ -130,7 +130,11 @@ class TokenCrossEntropy:
             raise ObjectiveError(f"objective.loss.region: {region!r} is not one of {', '.join(_REGIONS)}")
         self.region = region
 
-    def __call__(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    takes = ("hidden",)
+
+    def __call__(
+        self, prediction: Tensor, target: Tensor, mask: Tensor | None, hidden: Tensor | None = None
+    ) -> Tensor:
         if target.is_floating_point() or target.ndim != 2:
             raise ObjectiveError(
                 "objective.loss.type=TokenCrossEntropy needs an id per token; choose a tokenizer, "
@@ -148,7 +152,8 @@ class TokenCrossEntropy:
                 raise ObjectiveError(
                     "objective.loss.region=masked, but the corruption masks nothing; use region=all"
                 )
-            blocks, ids = blocks[mask], ids[mask]
+            # without the places (varying numbers of them), the device is waited for
+            blocks, ids = (part[mask] if hidden is None else at(part, hidden) for part in (blocks, ids))
         # every block has as many tokens: the sum of k means is k times the mean of all
         return prediction.shape[1] // target.shape[1] * F.cross_entropy(blocks.flatten(0, -2), ids.flatten())
 
@@ -191,7 +196,7 @@ class ZoomedIn(_Regional):
 class ZoomedOut(_Regional):
     """Squared difference after prediction and target, which stand for the view, are pasted as the student saw it."""
 
-    takes_offset = True
+    takes = ("offset",)
 
     def __init__(self, geometry: Geometry, region: str = "all") -> None:
         super().__init__(region)

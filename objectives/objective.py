@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.optim import OptimWrapper
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from objectives.backbone import create_backbone, geometry_of, has_class_token, prefix_of
 from objectives.corruption import Seen
+from objectives.patches import places_of
 from objectives.pictures.augment import finish
+from objectives.precision import exact, sent
 from objectives.processes import draw, gather, mixes, share, weight
 from objectives.recipe import Crop, ObjectiveError
 from objectives.registry import build
 from objectives.student import VisibleStudent
+
+
+class _Placed(BaseDataPreprocessor):
+    """A batch on the device, but for its places in the data, which are looked up on the processor."""
+
+    def forward(self, data: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:
+        return {**self.cast_data(data), "index": data["index"]}
 
 
 class Objective(BaseModel):
@@ -41,7 +50,7 @@ class Objective(BaseModel):
         crop: Crop, fixed_crop: bool = False, drop_path: float = 0.0, num_classes: int = 0,
         decoder: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__({"type": "BaseDataPreprocessor", "non_blocking": True})  # batches in pinned memory do not wait
+        super().__init__(_Placed(non_blocking=True))  # batches in pinned memory do not wait
         backbone = create_backbone(model, kwargs, drop_path)
         self.geometry = geometry_of(backbone, input_size, num_classes=num_classes, decoder=decoder)
         self.corruption = build("corruption", slots["corruption"], geometry=self.geometry)
@@ -66,6 +75,8 @@ class Objective(BaseModel):
                 "takes as many visible tokens of all; choose objective.student.type=MaskTokenStudent"
             )
         self._check_views(slots)
+        asked = {name for part in (self.student, self.head, self.loss) for name in getattr(part, "takes", ())}
+        self.needs_places = bool(asked & {"visible", "hidden"})
         self.mixes = mixes(self.student, self.head)
         self.crop, self.fixed_crop, self.view = crop, fixed_crop, self.corruption.view
         self.cropped = False  # whether pictures come cropped already
@@ -103,18 +114,17 @@ class Objective(BaseModel):
             self.head.begin_step(step, self.steps)
 
     def augment(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, 3, S, S) -> normalised views (B, 3, V, V) and which were flipped (B,)."""
+        """uint8 (B, 3, S, S) -> normalised views (B, 3, V, V) and which were flipped (B,), on the processor."""
         flip = torch.zeros(len(images), dtype=torch.bool)
         if self.crop.flip:
             flip = draw(lambda count: torch.rand(count, generator=self.generator), len(images)) < 0.5
-        on_device = flip.to(images.device)
         if self.cropped:
-            return finish(images, on_device, self.mean, self.std), on_device
+            return finish(images, sent(flip, images.device), self.mean, self.std), flip
         x = images.float().div_(255).sub_(self.mean).div_(self.std)
         if self.fixed_crop:
             x = resize(x, self.view)
-            return torch.where(on_device.view(-1, 1, 1, 1), x.flip(-1), x), on_device
-        return self._random_resized_crop(x, on_device), on_device
+            return torch.where(sent(flip, x.device).view(-1, 1, 1, 1), x.flip(-1), x), flip
+        return self._random_resized_crop(x, flip), flip
 
     def _random_resized_crop(self, x: Tensor, flip: Tensor) -> Tensor:
         """RandomResizedCrop of a batch by one grid_sample: torchvision's distribution, kept inside the picture."""
@@ -126,8 +136,8 @@ class Objective(BaseModel):
         width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
         centre_x, centre_y = (2 * draws[:, 2] - 1) * (1 - width), (2 * draws[:, 3] - 1) * (1 - height)
         zero = torch.zeros_like(width)
-        theta = torch.stack([width, zero, centre_x, zero, height, centre_y], 1).view(-1, 2, 3).to(x.device)
-        theta[flip, 0, 0] *= -1
+        theta = torch.stack([torch.where(flip, -width, width), zero, centre_x, zero, height, centre_y], 1)
+        theta = sent(theta.view(-1, 2, 3), x.device)
         grid = F.affine_grid(theta, [len(x), 3, self.view, self.view], align_corners=False)
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
@@ -144,22 +154,24 @@ class Objective(BaseModel):
     def raw_target(self, clean: Tensor, labels: Tensor, index: Tensor, flipped: Tensor) -> Tensor:
         """T(x), from the cache where the crops are fixed."""
         if self.targets is not None:
-            kept = self.targets[index.cpu(), flipped.long().cpu()].to(clean.device)
+            kept = sent(self.targets[index.cpu(), flipped.long()], clean.device)
             return kept.float() if kept.is_floating_point() else kept.long()
         return self.teacher(clean, labels)
 
     def forward(  # type: ignore[override]
         self, images: Tensor, labels: Tensor, index: Tensor, mode: str = "loss"
     ) -> dict[str, Tensor]:
-        """uint8 pictures (B, 3, S, S), labels (B,) and places in the data (B,) -> ``{"loss": scalar}``.
+        """uint8 pictures (B, 3, S, S), labels (B,) and places in the data (B,), on the processor -> ``{"loss": scalar}``.
+
+        Within autocast, student, head and moving averages of them compute in its type; views, targets and the loss are
+        float32.
 
         ``mode="tensor"`` gives the parts instead: clean view, what the student sees, small crops (or None),
         mask, target, prediction.
         """
         clean, raw, seen = self._views(images, labels, index)
         prediction = self._predict(seen)
-        with torch.no_grad():
-            target = self.normalisation(self.teacher.to_predict(raw))
+        target = self._target(raw)
         if mode == "tensor":
             return {"clean": clean, "corrupted": seen.images, "local": seen.local, "mask": seen.mask, "raw": raw,
                     "target": target, "prediction": prediction}
@@ -167,28 +179,39 @@ class Objective(BaseModel):
 
     def _views(self, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Seen]:
         """The clean view, the raw target and what the student sees: all that is drawn at random for the batch."""
-        clean, flipped = self.augment(images)
+        with exact(images.device):
+            clean, flipped = self.augment(images)
         of_views = self.teacher.sees == "seen"
         raw = None if of_views else self.raw_target(clean, labels, index, flipped)
-        attention = self.teacher.attention(raw) if self.corruption.attentive else None
-        seen = self.corruption(clean, self.generator, attention)
+        with exact(images.device):
+            attention = self.teacher.attention(raw) if self.corruption.attentive else None
+            seen = self.corruption(clean, self.generator, attention)
+            if self.needs_places and seen.mask is not None and self.corruption.hides is not None:
+                visible, hidden = places_of(seen.mask, self.corruption.hides)
+                seen = seen._replace(visible=visible, hidden=hidden)
         return clean, self.teacher.of_views(seen) if of_views else raw, seen
 
+    @torch.no_grad()
+    def _target(self, raw: Tensor) -> Tensor:
+        with torch.no_grad(), exact(raw.device):
+            wanted = self.teacher.to_predict(raw)
+            return self.normalisation(wanted.float() if wanted.is_floating_point() else wanted)
+
     def _predict(self, seen: Seen) -> Tensor:
-        tokens = self.student(seen.images, seen.mask)
+        tokens = self.student(seen.images, seen.mask, **_more(self.student, seen))
         if seen.local is not None:
             tokens = torch.cat([tokens, self.student(seen.local, None)])
         if self.mixes:
-            return share(self.head(gather(tokens), gather(seen.mask)))
-        return self.head(tokens, seen.mask)
+            return share(self.head(gather(tokens), gather(seen.mask), **_more(self.head, seen, gather)))
+        return self.head(tokens, seen.mask, **_more(self.head, seen))
 
     def _loss(self, prediction: Tensor, target: Tensor, seen: Seen) -> Tensor:
-        mask, offset = seen.mask, seen.offset
         compares = getattr(self.loss, "compares", not getattr(self.loss, "divisible", True))
+        mask, more = seen.mask, _more(self.loss, seen, gather if compares else None)
         if compares:
-            prediction, target, mask, offset = (gather(part) for part in (prediction, target, mask, offset))
-        place = {"offset": offset} if getattr(self.loss, "takes_offset", False) else {}
-        loss = self.loss(prediction, target, mask, **place)
+            prediction, target, mask = (gather(part) for part in (prediction, target, mask))
+        with exact(prediction.device):
+            loss = self.loss(prediction, target, mask, **more)
         return loss if compares or mask is None or self.loss.region != "masked" else loss * weight(mask.sum())
 
     # --- a step that may not fit into memory --------------------------------------------------------------------------
@@ -221,7 +244,7 @@ class Objective(BaseModel):
                 return loss.detach()
             with optim_wrapper.optim_context(self), torch.no_grad():
                 _, raw, seen = self._views(**batch)
-                target = self.normalisation(self.teacher.to_predict(raw))
+                target = self._target(raw)
             total = torch.zeros((), device=target.device)
             for share, part, wanted in self._divided(seen, target):
                 with optim_wrapper.optim_context(self):
@@ -257,6 +280,14 @@ class Objective(BaseModel):
             f"out of memory: micro-batches of {-(-count // self.pieces)} of {count} pictures, gradients accumulated",
             file=sys.stderr,
         )
+
+
+def _more(
+    part: object, seen: Seen, through: Callable[[Tensor | None], Tensor | None] | None = None
+) -> dict[str, Tensor | None]:
+    """What a part asks for beside the mask, sent ``through`` a function: ``takes`` names fields of :class:`Seen`."""
+    asked = {name: getattr(seen, name) for name in getattr(part, "takes", ())}
+    return asked if through is None else {name: through(value) for name, value in asked.items()}
 
 
 def resize(x: Tensor, size: int) -> Tensor:

@@ -8,6 +8,28 @@ import torch
 from torch import Tensor
 
 
+def places_of(mask: Tensor, hidden: int | None = None) -> tuple[Tensor, Tensor]:
+    """Masks (B, L), True where hidden -> places of the V visible tokens (B, V) and of the others (B, L - V), rising.
+
+    Args:
+        hidden: how many every picture hides, where it is known: counting them waits for the device.
+    """
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    visible = mask.shape[1] - (int(mask[0].sum()) if hidden is None else hidden)
+    return order[:, :visible], order[:, visible:]
+
+
+def at(tokens: Tensor, places: Tensor) -> Tensor:
+    """The tokens (B, L, …) at places (B, V) -> (B, V, …)."""
+    wide = places.view(*places.shape, *[1] * (tokens.ndim - 2))
+    return tokens.gather(1, wide.expand(*places.shape, *tokens.shape[2:]))
+
+
+def put(tokens: Tensor, places: Tensor, into: Tensor) -> Tensor:
+    """``into`` (B, L, D) with tokens (B, V, D) at places (B, V)."""
+    return into.scatter(1, places[..., None].expand_as(tokens), tokens)
+
+
 def patchify(images: Tensor, patch: int) -> Tensor:
     """(B, C, H, W) -> (B, L, patch·patch·C), a patch's values ordered row, column, channel (MAE's order)."""
     b, c, h, w = images.shape

@@ -350,7 +350,8 @@ def _train(
         experiment_name=f"pretrain-{job.folder}-{time.time_ns()}",
         train_dataloader=loader(pictures, reading, job.device),
         train_cfg={"by_epoch": False, "max_iters": job.steps}, optim_wrapper=wrapper, param_scheduler=schedulers,
-        default_hooks={"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
+        # runtime_info would ask the device for the loss at every step, and keep them all
+        default_hooks=dict.fromkeys(("logger", "timer", "checkpoint", "sampler_seed", "runtime_info")),
         custom_hooks=[steps, Waiting(pictures, reading, job.device, job.folder)],
         randomness={"seed": job.seed}, log_level="ERROR", default_scope="mmengine",
         env_cfg={"cudnn_benchmark": device.type == "cuda"},

@@ -22,9 +22,10 @@ from objectives.backbone import (
     has_class_token,
     place,
     prefix_of,
-    visible,
+    visible_of,
     whole,
 )
+from objectives.patches import places_of
 from objectives.recipe import ObjectiveError
 from objectives.registry import STUDENTS, Geometry
 
@@ -165,18 +166,22 @@ class VisibleStudent(_Student):
     Every picture of a batch must hide the same number of patches.
     """
 
+    takes = ("visible",)
+
     def __init__(self, backbone: nn.Module, geometry: Geometry, position: str = "learned") -> None:
         super().__init__(backbone, geometry, position)
         check_visible(backbone)
 
-    def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, mask: Tensor | None, visible: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) and (B, L) -> class token and registers, then the visible tokens in the order of their places.
 
-        (B, prefix + L - hidden, D): MAE's decoder reads the class token too.
+        (B, prefix + L - hidden, D): MAE's decoder reads the class token too. ``visible`` as in
+        :class:`~objectives.corruption.Seen`; None: found from ``mask``.
         """
         tokens, places = place(self.backbone, self.backbone.patch_embed(images))
         if mask is not None:
-            tokens, places = visible(self.backbone, tokens, places, mask)
+            visible = places_of(mask)[0] if visible is None else visible
+            tokens, places = visible_of(self.backbone, tokens, places, visible)
         return features(self.backbone, tokens, places)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from objectives.corruption import Seen
 from objectives.degrade import margin_of
 from objectives.patches import area_resize, patchify
+from objectives.precision import exact
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 
@@ -59,7 +60,11 @@ class Teacher(nn.Module):
     width: int
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:  # pragma: no cover - interface
-        """Normalised views (B, 3, V, V) and class labels (B,) -> target (B, L, C)."""
+        """Normalised views (B, 3, V, V) and class labels (B,) -> target (B, L, C).
+
+        Called within the training's autocast, so that a moving average of the student is as fast as the student; all
+        other targets are computed in :func:`~objectives.precision.exact`.
+        """
         raise ObjectiveError(f"{type(self).__name__} gives no target")
 
     def of_views(self, seen: Seen) -> Tensor:
@@ -150,7 +155,8 @@ class ViewPixels(Teacher):
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         size, patch = self.geometry.input_size, self.geometry.stride
         images = self.to_unit(images)
-        tokens = patchify(area_resize(images, size), patch)
+        with exact(images.device):  # the resizing is a product of matrices
+            tokens = patchify(area_resize(images, size), patch)
         if self.centre:
             m = margin_of(self.geometry)
             tokens = torch.cat([patchify(images[..., m:-m, m:-m], patch), tokens], 1)
@@ -180,6 +186,10 @@ class HOG(Teacher):
         self.register_buffer("sobel", torch.stack([sobel, sobel.T])[:, None].repeat(3, 1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        with exact(images.device):
+            return self._histograms(images)
+
+    def _histograms(self, images: Tensor) -> Tensor:
         count, channels, height, width = images.shape
         gradient = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), self.sobel, groups=channels)
         x, y = gradient.view(count, channels, 2, height, width).unbind(2)

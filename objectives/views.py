@@ -15,6 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from objectives.corruption import Corruption, Seen
+from objectives.precision import sent
 from objectives.processes import draw
 from objectives.recipe import ObjectiveError
 from objectives.registry import CORRUPTIONS, Geometry
@@ -32,7 +33,7 @@ def crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     ``box`` (B, 5): width, height, centre x, centre y in the units of ``grid_sample`` (the picture spans -1 to 1), and
     -1 where it is mirrored, else 1. Sampled at twice the size, then averaged 2 x 2.
     """
-    width, height, x, y, sign = box.to(images.device)[:, :, None].unbind(1)
+    width, height, x, y, sign = sent(box, images.device)[:, :, None].unbind(1)
     side = 2 * size
     middles = (2 * torch.arange(side, device=images.device) + 1) / side - 1
     columns, rows = x + width * sign * middles, y + height * middles  # (B, side) each: a crop is not turned
@@ -80,7 +81,7 @@ def jitter(x: Tensor, factors: Tensor, order: Sequence[int]) -> Tensor:
 
     ``factors`` (B, 4): three factors (1 changes nothing) and a part of a turn (0 changes nothing).
     """
-    factor = factors.to(x.device).view(-1, 4, 1, 1, 1).unbind(1)
+    factor = sent(factors, x.device).view(-1, 4, 1, 1, 1).unbind(1)
     for kind in order:
         if kind == 0:
             x = x * factor[0]
@@ -102,7 +103,7 @@ def blur(x: Tensor, deviation: Tensor, largest: float) -> Tensor:
     reach = max(1, math.ceil(3 * largest))
     place = torch.arange(-reach, reach + 1).float()
     kernel = torch.exp(-0.5 * (place / deviation.clamp(min=1e-3)[:, None]).square())
-    kernel = (kernel / kernel.sum(1, keepdim=True)).to(x.device)[:, :, None, None, None]
+    kernel = sent(kernel / kernel.sum(1, keepdim=True), x.device)[:, :, None, None, None]
     height, width = x.shape[-2:]
     wide = F.pad(x, (reach, reach, reach, reach), mode="replicate")
     rows = sum(kernel[:, k] * wide[..., k : k + height, :] for k in range(len(place)))
@@ -179,7 +180,7 @@ class TwoViews(Corruption):
 
 
 def _chosen(which: Tensor, x: Tensor) -> Tensor:
-    return which.to(x.device).view(-1, 1, 1, 1)
+    return sent(which, x.device).view(-1, 1, 1, 1)
 
 
 @CORRUPTIONS.register_module()

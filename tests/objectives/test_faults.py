@@ -105,6 +105,30 @@ def test_a_pickle_with_a_fitting_name_does_not_run_either(tmp_path, capsys):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "raised"), [
+        (OSError(errno.EIO, "Input/output error"), OSError), (OSError(errno.ESTALE, "Stale file handle"), OSError),
+        (MemoryError(), MemoryError),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"), MemoryError),
+    ],
+)
+@pytest.mark.parametrize("place", ["hashlib.file_digest", "torch.load"])
+def test_a_checkpoint_that_cannot_be_read_now_stays(error, raised, place, tmp_path, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise error
+
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {"step": step})
+    with monkeypatch.context() as patch:
+        patch.setattr(f"objectives.checkpoint.{place}", fails)
+        with pytest.raises(raised) as seen:
+            checkpoint.newest(tmp_path)
+    assert "checkpoint-00000002" in str(seen.value)
+    assert not capsys.readouterr().err
+    assert len(checkpoint.found(tmp_path)) == 2
+    assert checkpoint.newest(tmp_path) == {"step": 2}
+
+
 def test_two_checkpoints_are_kept(tmp_path):
     for step in (100, 200, 300):
         checkpoint.save(tmp_path, step, {"step": step})
@@ -140,8 +164,8 @@ def one_step(job, pictures, limit):
     prepare(objective, job, pictures)
     student = objective.student.forward
 
-    def forward(images, mask):
-        return _raise() if len(images) > limit else student(images, mask)
+    def forward(images, mask, **places):
+        return _raise() if len(images) > limit else student(images, mask, **places)
 
     objective.student.forward = forward
     wrapper = _Wrapper(objective)
@@ -201,7 +225,7 @@ class _Wrapper:
 
 
 def test_a_picture_that_alone_is_too_much_is_said_so(make_job, pictures, monkeypatch):
-    monkeypatch.setattr("objectives.student.VisibleStudent.forward", lambda *_: _raise())
+    monkeypatch.setattr("objectives.student.VisibleStudent.forward", lambda *_, **__: _raise())
     with pytest.raises(ObjectiveError, match="one picture at a time"):
         pretrain(make_job("mae"), pictures)
 

@@ -459,6 +459,7 @@ class Execution:
             config=cell.config(), started=_time(started), finished=_time(time.time()),
             items=outcome.items if outcome and outcome.items else None,
             chosen=outcome.chosen if outcome and outcome.chosen else None,
+            details={"baselines": outcome.baselines} if outcome and outcome.baselines else None,
         )
         if outcome is not None:
             try:

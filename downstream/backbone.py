@@ -133,6 +133,8 @@ class TimmBackbone(BaseModule):
         input_size: side or (height, width) of the pictures, in pixels; windows and relative positions are fitted to it.
         drop_path_rate: stochastic depth while fine-tuning.
         patch_padding: pixels of zeros around the picture before it is cut into patches (ViTPose: 2).
+        token: give the class tokens (B, D) instead of the maps, where the network has one.
+        final_norm: False: a ViT's final norm is left out (fine-tuning with a norm after the mean: MAE, BEiT).
 
     Raises:
         WeightsError: the folder cannot be read or its weights do not fit.
@@ -141,6 +143,7 @@ class TimmBackbone(BaseModule):
     def __init__(
         self, folder: str | Path, out_indices: Sequence[int] = (-1,), frozen: bool = True,
         input_size: int | Sequence[int] | None = None, drop_path_rate: float = 0.0, patch_padding: int = 0,
+        token: bool = False, final_norm: bool = True,
     ) -> None:
         super().__init__()
         about = read_about(Path(folder))
@@ -153,6 +156,9 @@ class TimmBackbone(BaseModule):
         if input_size is not None and not self.dynamic:
             resize(self.net, input_size)
         self.is_vit = hasattr(self.net, "blocks")
+        self.token = token and getattr(self.net, "cls_token", None) is not None
+        if not final_norm and self.is_vit:
+            self.net.norm = nn.Identity()
         count = len(self.net.blocks) if self.is_vit else len(self.net.layers)
         self.out_indices = tuple(index % count for index in out_indices)
         self.patch = self.net.patch_embed.patch_size[0]
@@ -174,7 +180,7 @@ class TimmBackbone(BaseModule):
         return super().train(mode and not self.frozen)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> a map (B, D, H / stride, W / stride) for each of ``out_indices``.
+        """(B, 3, H, W) -> a map (B, D, H / stride, W / stride), or a token (B, D), for each of ``out_indices``.
 
         Raises:
             TaskError: H or W is not a multiple of the patch.
@@ -187,9 +193,10 @@ class TimmBackbone(BaseModule):
         net = self.net if self.dynamic else self._sized(x.shape[-2:])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = net.forward_intermediates(
-                x, indices=list(self.out_indices), norm=True, output_fmt="NCHW", intermediates_only=True
+                x, indices=list(self.out_indices), norm=True, output_fmt="NCHW", intermediates_only=True,
+                **({"return_prefix_tokens": True} if self.token else {}),
             )
-        return tuple(maps)
+        return tuple(prefix[:, 0] for _, prefix in maps) if self.token else tuple(maps)
 
     def _sized(self, size: Sequence[int]) -> nn.Module:
         """A frozen network for each size of picture (a tracker has two); a trained one has only one set of tables."""

@@ -10,25 +10,46 @@ from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from downstream import attentive, common, engine, grid, neighbours
+from downstream import attentive, common, engine, frozen, grid_classifier, neighbours
 from downstream.task import Job, Outcome, TaskError
 
+NECKS = ("batchnorm", "layernorm", "none")
+POOLS = ("mean", "token")
 DEFAULTS = {
     "input_size": 64, "epochs": 30, "batch_size": 128, "lr": [3e-3, 1.2e-2], "label_smoothing": 0.0,
-    "layers": None, "resize": None, "crop_scale": None, "rand_augment": False, "erase": 0.0, "mixup": 0.0,
-    "cutmix": 0.0,
+    "neck": "batchnorm", "pool": "mean", "resize": None, "crop_scale": None, "rand_augment": False, "erase": 0.0,
+    "mixup": 0.0, "cutmix": 0.0,
 }
 
 
 def evaluate(job: Job) -> Outcome:
     """Image folders ``{root}/{train,val}/<class>/*``; ``data`` has root, train, val.
 
-    ``layers`` (frozen): blocks or stages with a linear layer each, trained together with all of ``lr`` in one pass.
+    ``pool`` (frozen, fine-tuning): "mean" of the patch tokens, or "token", the class token of a backbone that has one.
+    ``neck``, before the linear layer: "batchnorm" without affine (as in MAE's probe), "layernorm" in the place of the
+    backbone's final norm (fine-tuning in MAE and BEiT: fc_norm), "none"; a grid of ``layers`` has the first.
     ``resize``: short side before the central crop at test time; None takes the whole picture. Augmentation of what is
     trained on pictures: ``crop_scale`` (area of the random crop), ``rand_augment``, ``erase`` (probability), and for
     ``finetune`` ``mixup`` and ``cutmix`` (alpha).
     """
     chosen = engine.settings(job, **DEFAULTS)
+    engine.one_of(job, chosen, "neck", NECKS)
+    engine.one_of(job, chosen, "pool", POOLS)
+    if chosen["neck"] != "batchnorm" and engine.gridded(job, chosen):
+        raise TaskError(f"classification: neck {chosen['neck']!r} does not go with layers; leave one of them out")
+    classes = classes_of(job)
+    found = engine.run(job, recipe(job, chosen, classes), chosen)
+    top5 = found.numbers[f"accuracy/top{min(5, len(classes))}"]
+    return Outcome({"top1": found.numbers["accuracy/top1"], "top5": top5}, found.seen, chosen=found.chosen)
+
+
+def classes_of(job: Job) -> list[str]:
+    """Names of the class folders, in order.
+
+    Raises:
+        MissingData: a part is not there.
+        TaskError: less than two classes, or one that is only in ``val``.
+    """
     root = Path(job.data["root"])
     folders = {part: common.need(root / job.data[part], "classification") for part in ("train", "val")}
     classes = [path.name for path in sorted(folders["train"].iterdir()) if path.is_dir()]
@@ -37,9 +58,7 @@ def evaluate(job: Job) -> Outcome:
     extra = {path.name for path in folders["val"].iterdir() if path.is_dir()} - set(classes)
     if extra:
         raise TaskError(f"classification: {folders['val']} holds classes that train lacks: {', '.join(sorted(extra))}")
-    found = engine.run(job, recipe(job, chosen, classes), chosen)
-    top5 = found.numbers[f"accuracy/top{min(5, len(classes))}"]
-    return Outcome({"top1": found.numbers["accuracy/top1"], "top5": top5}, found.seen, chosen=found.chosen)
+    return classes
 
 
 @MODELS.register_module()
@@ -68,11 +87,12 @@ class NeighbourClsHead(ClsHead):
 
 def parts(job: Job, chosen: dict[str, Any], classes: int) -> dict[str, Any]:
     """Backbone, neck and head of the protocol."""
-    if job.protocol == "frozen" and chosen["layers"]:
-        chosen["out_indices"] = tuple(chosen["layers"])
+    in_one_pass = engine.gridded(job, chosen)
     widths = engine.channels(job, chosen)
     common_head = {"num_classes": classes, "topk": (1, min(5, classes))}
     backbone = engine.backbone(job, chosen)
+    if job.protocol in ("frozen", "finetune"):
+        backbone |= {"token": chosen["pool"] == "token", "final_norm": chosen["neck"] != "layernorm"}
     if job.protocol == "knn":
         return {"backbone": backbone, "head": {"type": "mmpretrain.NeighbourClsHead", **common_head}}
     if chosen["label_smoothing"]:
@@ -80,14 +100,13 @@ def parts(job: Job, chosen: dict[str, Any], classes: int) -> dict[str, Any]:
     else:  # mixed labels are soft ones
         soft = {"use_soft": True} if chosen["mixup"] or chosen["cutmix"] else {}
         loss = {"type": "CrossEntropyLoss", **soft}
-    if job.protocol == "frozen" and chosen["layers"]:
-        rates = chosen["lr"] if isinstance(chosen["lr"], (list, tuple)) else [chosen["lr"]]
+    if in_one_pass:
         return {
-            "backbone": backbone, "neck": {"type": grid.EachPooled, "channels": widths},
-            "head": {"type": grid.GridClsHead, "channels": widths, "layers": chosen["layers"], "rates": rates,
-                     "loss": {"type": "CrossEntropyLoss"}, **common_head},
+            "backbone": backbone, "neck": {"type": "mmengine.EachNormed", "channels": widths, "pool": True},
+            "head": {"type": grid_classifier.GridClsHead, "channels": widths, "layers": chosen["layers"],
+                     "rates": frozen.rates_of(chosen), "loss": {"type": "CrossEntropyLoss"}, **common_head},
         }
-    neck: dict[str, Any] = {"type": "mmengine.FeatureNorm", "channels": widths, "pool": True}
+    neck: dict[str, Any] = {"type": "mmengine.FeatureNorm", "channels": widths, "pool": True, "kind": chosen["neck"]}
     if job.protocol == "attentive":
         neck = attentive.pool(chosen, widths)
     return {

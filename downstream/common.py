@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,19 +129,28 @@ class FeatureNorm(BaseModule):
 
     Args:
         channels: of the backbone's maps.
-        pool: average over the picture first, (B, D); for classification.
+        pool: average over the picture first, (B, D); for classification. Vectors (class tokens) are taken as they are.
+        kind: "batchnorm"; or what recipes of fine-tuning have instead, "layernorm" (with affine; ``pool`` only: MAE's
+            and BEiT's fc_norm) and "none".
     """
 
-    def __init__(self, channels: tuple[int, ...], pool: bool = False) -> None:
+    def __init__(self, channels: tuple[int, ...], pool: bool = False, kind: str = "batchnorm") -> None:
         super().__init__()
-        kind = nn.BatchNorm1d if pool else nn.BatchNorm2d
-        self.norms = nn.ModuleList(kind(width, affine=False, eps=1e-6) for width in channels)
+        batch = nn.BatchNorm1d if pool else nn.BatchNorm2d
+        make: dict[str, Callable[[int], nn.Module]] = {
+            "batchnorm": lambda width: batch(width, affine=False, eps=1e-6),
+            "layernorm": lambda width: nn.LayerNorm(width, eps=1e-6), "none": lambda width: nn.Identity(),
+        }
+        self.norms = nn.ModuleList(make[kind](width) for width in channels)
         self.pool = pool
+
+    def fixed(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What it does without being trained, and what features are kept after: the means over the picture."""
+        return tuple(x.mean((2, 3)) if self.pool and x.ndim == 4 else x for x in maps)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor]:
         """Maps (B, Dᵢ, H, W) -> one map (B, ΣD, H, W), or one vector (B, ΣD) with ``pool``."""
-        if self.pool:
-            maps = tuple(x.mean((2, 3)) for x in maps)
+        maps = self.fixed(maps)
         size = maps[0].shape[2:]
         maps = tuple(x if x.shape[2:] == size else nn.functional.interpolate(x, size) for x in maps)
         return (torch.cat([norm(x) for norm, x in zip(self.norms, maps, strict=True)], dim=1),)

@@ -17,7 +17,7 @@ from mmseg.models.utils import resize
 from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from torch import Tensor, nn
 
-from downstream import attentive, common, engine
+from downstream import attentive, common, engine, frozen, grid
 from downstream.dense import LinearDenseMixin
 from downstream.task import Job, Outcome, TaskError
 
@@ -51,8 +51,7 @@ def evaluate(job: Job) -> Outcome:
     chosen = engine.settings(job, **DEFAULTS)
     if job.data.get("crop") not in CROPS:
         raise TaskError(f"depth: crop {job.data['crop']!r} is not one of None, 'eigen', 'garg'")
-    if chosen["head"] not in HEADS:
-        raise TaskError(f"depth: head {chosen['head']!r} is not one of {', '.join(HEADS)}")
+    engine.one_of(job, chosen, "head", HEADS)
     for key in ("train_list", "test_list"):
         common.need(Path(job.data["root"]) / job.data[key], "depth")
     found = engine.run(job, recipe(job, chosen), chosen)
@@ -266,6 +265,9 @@ class PictureDepthMetric(MmsegDepthMetric):
 
 def parts(job: Job, chosen: dict[str, Any]) -> dict[str, Any]:
     """Backbone, neck and head of the protocol."""
+    in_one_pass = engine.gridded(job, chosen)
+    if in_one_pass and chosen["head"] != "linear":
+        raise TaskError(f"depth: a grid of layers needs head linear, not {chosen['head']}; set layers=None")
     widths, backbone = engine.channels(job, chosen), engine.backbone(job, chosen)
     shared = {"in_index": 0, "dropout_ratio": 0.0, "max_depth": float(job.data["max_depth"]),
               "loss_decode": {"type": "SiLogLoss"}, "align_corners": False}
@@ -280,10 +282,11 @@ def parts(job: Job, chosen: dict[str, Any]) -> dict[str, Any]:
     neck, width = {"type": "mmengine.FeatureNorm", "channels": widths}, sum(widths)
     if job.protocol == "attentive":
         neck, width = attentive.blocks(chosen, widths)
-    return {"backbone": backbone, "neck": neck, "decode_head": {
-        "type": "mmseg.LinearDepthHead", "in_channels": width, "channels": width, "upsample": chosen["upsample"],
-        **shared,
-    }}
+    head = {"type": "mmseg.LinearDepthHead", "in_channels": width, "channels": width, "upsample": chosen["upsample"],
+            **shared}
+    if in_one_pass:
+        neck, head = grid.of_heads(head, widths, chosen["layers"], frozen.rates_of(chosen))
+    return {"backbone": backbone, "neck": neck, "decode_head": head}
 
 
 def recipe(job: Job, chosen: dict) -> engine.Recipe:

@@ -17,6 +17,7 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,9 @@ COMMON = {
     # optimiser and schedule, see downstream.optimise; accumulate: batches a step
     "optimizer": "AdamW", "betas": (0.9, 0.999), "clip": 5.0, "schedule": "cosine", "min_lr": 0.0, "drops": (),
     "accumulate": 1, "amp": False,
-    "cache": True,  # frozen, attentive: keep the features in memory
+    # frozen, attentive: keep the features, up to cache_mb MiB in memory, else on the disk of the runs folder
+    "cache": True, "cache_mb": 8192,
+    "layers": None,  # frozen: blocks or stages with a head each, trained together with all of lr in one pass
     "attention_width": None, "attention_depth": 1, "attention_heads": 4,  # attentive; None: as wide as the features
     "k": (10, 20, 50), "temperature": 0.07, "memory": None, "standardise": True,  # knn; DINO: k 20, .07, False
 }
@@ -96,10 +99,23 @@ def settings(job: Job, **defaults: Any) -> dict[str, Any]:
     for name in ("epochs", "batch_size", "accumulate", "test_batch"):
         if not isinstance(chosen[name], int) or chosen[name] < 1:
             raise TaskError(f"{job.task}: {name} must be a whole number of at least 1, not {chosen[name]!r}")
-    for name, known_values in (("optimizer", OPTIMISERS), ("schedule", SCHEDULES)):
-        if chosen[name] not in known_values:
-            raise TaskError(f"{job.task}: {name} {chosen[name]!r} is not one of {', '.join(known_values)}")
+    one_of(job, chosen, "optimizer", OPTIMISERS)
+    one_of(job, chosen, "schedule", SCHEDULES)
     return chosen
+
+
+def gridded(job: Job, chosen: dict[str, Any]) -> bool:
+    """Whether the head is a grid of ``layers`` and rates; if so, the backbone gives the maps of those layers."""
+    if job.protocol != "frozen" or not chosen["layers"]:
+        return False
+    chosen["out_indices"] = tuple(chosen["layers"])
+    return True
+
+
+def one_of(job: Job, chosen: dict[str, Any], name: str, known: Sequence[str]) -> None:
+    """Raises TaskError where the setting ``name`` is none of the ``known`` values."""
+    if chosen[name] not in known:
+        raise TaskError(f"{job.task}: {name} {chosen[name]!r} is not one of {', '.join(known)}")
 
 
 def backbone(job: Job, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -139,14 +155,14 @@ def run(job: Job, recipe: Recipe, chosen: dict[str, Any]) -> Result:
         model = MODELS.build(ConfigDict(recipe.model))
         model.init_weights()  # now: the Runner would do it after the start of every learning rate has been noted
         model.to(job.device)
-        test = _dataset(recipe.test, job, chosen["test_limit"], "test")
+        test = dataset(recipe.test, job, chosen["test_limit"], "test")
         if job.protocol == "finetune":
-            data = _dataset(recipe.train_augmented, job, chosen["train_limit"], "train")
+            data = dataset(recipe.train_augmented, job, chosen["train_limit"], "train")
             seen, best = _train_all(model, data, job, chosen)
         else:
             # augmented pictures have no features to keep
             source = recipe.train if chosen["cache"] or job.protocol == "knn" else recipe.train_augmented
-            data = _dataset(source, job, chosen["train_limit"], "train")
+            data = dataset(source, job, chosen["train_limit"], "train")
             train = neighbours.fit if job.protocol == "knn" else frozen.train_heads
             seen, best = train(model, data, job, chosen)
         numbers, metric = _test(model, test, recipe, job, chosen)
@@ -156,7 +172,12 @@ def run(job: Job, recipe: Recipe, chosen: dict[str, Any]) -> Result:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _dataset(config: dict[str, Any], job: Job, limit: int | None, part: str) -> Dataset:
+def dataset(config: dict[str, Any], job: Job, limit: int | None, part: str) -> Dataset:
+    """The data set of a recipe, at most ``limit`` of its items, always the same ones.
+
+    Raises:
+        MissingData, TaskError: a file is missing, or the annotations cannot be read.
+    """
     try:
         data = DATASETS.build(config)
         data.full_init()
@@ -184,7 +205,7 @@ def _train_all(model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any]
     loss = optimise(model, data, job, chosen, groups, "finetune")
     if is_main_process():
         (job.work_dir / "log.jsonl").write_text(json.dumps({"lr": lr, "train_loss": round(loss, 6)}) + "\n")
-    return len(data) * chosen["epochs"], {"lr": lr}
+    return len(data) * chosen["epochs"], {}  # nothing was chosen
 
 
 def _test(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseDataPreprocessor, BaseModel
@@ -15,31 +20,81 @@ from torch.utils.data import DataLoader, Dataset
 from downstream.task import Job
 
 EXTRACT_BATCH = 64
+LARGE = 4096  # bytes of a tensor that is worth a place on the disk
+
+Maps = tuple[Tensor, ...]
 
 
 class CachedFeatures(Dataset):
-    """Maps of a frozen backbone, one tensor (N, D, H, W) a level, with the framework's data samples."""
+    """Maps of a frozen backbone, one tensor (N, D, H, W) a level, with the framework's data samples.
 
-    def __init__(self, maps: Sequence[Tensor], samples: Sequence[Any]) -> None:
-        self.maps, self.samples = tuple(maps), list(samples)
+    Args:
+        maps: of all pictures.
+        samples: of all pictures.
+        rows: which of them it holds, in order; None: all.
+    """
+
+    def __init__(self, maps: Sequence[Tensor], samples: list[Any], rows: Tensor | None = None) -> None:
+        self.maps, self.samples = tuple(maps), samples
+        self.rows = torch.arange(len(samples)) if rows is None else rows
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.rows)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:  # torch fetches a whole batch by this name
-        index = torch.as_tensor(indices)
-        return {"inputs": tuple(m[index] for m in self.maps), "data_samples": [self.samples[i] for i in indices]}
+        rows = self.rows[torch.as_tensor(indices)]
+        return {"inputs": tuple(m[rows] for m in self.maps), "data_samples": [self.samples[i] for i in rows.tolist()]}
 
     def part(self, indices: Sequence[int]) -> CachedFeatures:
-        """A part of it."""
-        index = torch.as_tensor(list(indices))
-        return CachedFeatures([m[index] for m in self.maps], [self.samples[i] for i in indices])
+        """A part of it; nothing is copied."""
+        return CachedFeatures(self.maps, self.samples, self.rows[torch.as_tensor(list(indices))])
+
+    def levels(self, chosen: Sequence[int]) -> CachedFeatures:
+        """The same pictures with some of the maps."""
+        return CachedFeatures([self.maps[i] for i in chosen], self.samples, self.rows)
+
+
+class SamplesOnDisk:
+    """Moves the large tensors of data samples (label maps, heat maps) to a file without a name, mapped into memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `finish`)
+        self.places: list[tuple[BaseDataElement, str, Tensor, int]] = []
+
+    def take(self, sample: BaseDataElement) -> None:
+        """Write its tensors; they are gone until :meth:`finish`."""
+        for part, name, value in _tensors(sample):
+            if value.nbytes >= LARGE:
+                self.places.append((part, name, value.new_empty(()).expand(value.shape), self.file.tell()))
+                self.file.write(value.contiguous().numpy().tobytes() + bytes(-value.nbytes % 64))
+                part.pop(name)
+
+    def finish(self) -> None:
+        """Give every sample its tensors again, as views of the file."""
+        if not self.places:
+            return
+        self.file.flush()
+        buffer = mmap.mmap(self.file.fileno(), 0)  # alive as long as one of the tensors
+        for part, name, like, place in self.places:
+            flat = torch.frombuffer(buffer, dtype=like.dtype, count=like.numel(), offset=place)
+            setattr(part, name, flat.view(like.shape))
+        self.places.clear()
+        self.file.close()
+
+
+def _tensors(sample: BaseDataElement) -> Iterator[tuple[BaseDataElement, str, Tensor]]:
+    """Each tensor of a data sample with the part of it that holds it."""
+    for name, value in list(sample.items()):
+        if isinstance(value, BaseDataElement):
+            yield from _tensors(value)
+        elif isinstance(value, Tensor):
+            yield sample, name, value
 
 
 class Pass(nn.Module):
     """Stands in for the backbone while heads are trained: what comes in are maps already."""
 
-    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def forward(self, maps: Maps) -> Maps:
         return maps
 
 
@@ -55,8 +110,15 @@ class PassPreprocessor(BaseDataPreprocessor):
         return super().cast_data(data)
 
 
+def stand_in(model: BaseModel, job: Job) -> tuple[nn.Module, nn.Module]:
+    """Let ``model`` take features in the place of pictures; returns its own backbone and preprocessor."""
+    real = model.backbone, model.data_preprocessor
+    model.backbone, model.data_preprocessor = Pass(), PassPreprocessor().to(job.device)
+    return real
+
+
 @torch.no_grad()
-def each_batch(model: BaseModel, data: Dataset, job: Job, workers: int) -> Iterator[tuple[tuple[Tensor, ...], list]]:
+def each_batch(model: BaseModel, data: Dataset, job: Job, workers: int) -> Iterator[tuple[Maps, list]]:
     """Maps and samples of all of ``data`` in order, a batch at a time, on the model's device."""
     model.eval()
     loader = DataLoader(data, EXTRACT_BATCH, num_workers=workers, collate_fn=pseudo_collate)
@@ -66,11 +128,45 @@ def each_batch(model: BaseModel, data: Dataset, job: Job, workers: int) -> Itera
         job.progress("features", min(number * EXTRACT_BATCH, len(data)), len(data))
 
 
-def cache(model: BaseModel, data: Dataset, job: Job, workers: int) -> CachedFeatures:
-    """The backbone once over all of ``data``."""
-    maps: list[list[Tensor]] = []
+def cache(model: BaseModel, data: Dataset, job: Job, workers: int, limit_mb: float) -> CachedFeatures:
+    """The backbone once over all of ``data``.
+
+    What a neck does without being trained (its method ``fixed``: the mean over the picture) is done here, once.
+
+    Args:
+        limit_mb: MiB of features and samples that are kept in memory; more lie in files below the job's folder, which
+            have no name and go with the process, however it ends.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
+    fixed: Callable[[Maps], Maps] = getattr(getattr(model, "neck", None), "fixed", lambda maps: maps)
+    kept: list[Tensor] = []
     samples: list[Any] = []
+    disk: SamplesOnDisk | None = None
+    done = 0
     for batch, found in each_batch(model, data, job, workers):
-        maps.append([x.cpu() for x in batch])
-        samples += [sample.to("cpu") for sample in found]
-    return CachedFeatures([torch.cat(level) for level in zip(*maps, strict=True)], samples)
+        batch = tuple(x.cpu() for x in fixed(batch))
+        found = [sample.to("cpu") for sample in found]
+        if not done:
+            each = sum(x[0].nbytes for x in batch) + sum(value.nbytes for *_, value in _tensors(found[0]))
+            disk = SamplesOnDisk(job.work_dir) if each * len(data) > limit_mb * 2**20 else None
+            kept = [_room((len(data), *x.shape[1:]), job.work_dir if disk else None) for x in batch]
+        for all_of_it, part in zip(kept, batch, strict=True):
+            all_of_it[done : done + len(found)] = part
+        for sample in found if disk else ():
+            disk.take(sample)
+        samples += found
+        done += len(found)
+    if disk:
+        disk.finish()
+    return CachedFeatures(kept, samples)
+
+
+def _room(shape: tuple[int, ...], folder: Path | None) -> Tensor:
+    """Float32 in memory, or in a file of ``folder`` without a name."""
+    if folder is None:
+        return torch.empty(shape)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * 4)  # a full disk: an error here, no crash later
+        return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))  # type: ignore[call-overload]

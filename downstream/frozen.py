@@ -29,20 +29,31 @@ def parts(count: int) -> tuple[list[int], list[int]]:
 def train_heads(model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Train neck and head of ``model``; the best of the grid on the held-out part stays in it.
 
-    With ``cache`` the backbone sees each picture once and the heads are trained on its maps, in memory; without, it
-    runs at every step (sets that do not fit, augmented pictures). A head that holds the whole grid
-    (``GridClsHead``) is trained once, any other once for each learning rate.
+    With ``cache`` the backbone sees each picture once and the heads are trained on its maps, in memory up to
+    ``cache_mb`` MiB, else on the disk; without, it runs at every step (augmented pictures). A head that holds the
+    whole grid (``downstream.grid``) is trained once, any other once for each learning rate.
 
     Returns:
-        Pictures seen in training, and the chosen values.
+        Pictures seen in training, and the values that the held-out part chose; none where there is one rate only.
     """
-    rates = list(chosen["lr"]) if isinstance(chosen["lr"], (list, tuple)) else [chosen["lr"]]
-    whole: Dataset = data
-    if chosen["cache"]:
-        whole = features.cache(model, data, job, chosen["num_workers"])
-        real = model.backbone, model.data_preprocessor
-        model.backbone, model.data_preprocessor = features.Pass(), features.PassPreprocessor().to(job.device)
-    head = getattr(model, "head", None)
+    if not chosen["cache"]:
+        return heads_on(model, data, job, chosen)
+    whole = features.cache(model, data, job, chosen["num_workers"], chosen["cache_mb"])
+    real = features.stand_in(model, job)
+    found = heads_on(model, whole, job, chosen)
+    model.backbone, model.data_preprocessor = real
+    return found
+
+
+def rates_of(chosen: dict[str, Any]) -> list[float]:
+    """The learning rates to choose from."""
+    return list(chosen["lr"]) if isinstance(chosen["lr"], (list, tuple)) else [chosen["lr"]]
+
+
+def heads_on(model: BaseModel, whole: Dataset, job: Job, chosen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """:func:`train_heads` on what the model is given, pictures or :class:`CachedFeatures`."""
+    rates = rates_of(chosen)
+    head = model.head if hasattr(model, "head") else model.decode_head
     grid = hasattr(head, "grid")
     part, held = whole, None
     if len(rates) > 1 or grid:
@@ -52,8 +63,6 @@ def train_heads(model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any
         rows, best = _one_pass(model, head, part, held, job, chosen)
     else:
         rows, best = _one_by_one(model, part, held, rates, job, chosen)
-    if chosen["cache"]:
-        model.backbone, model.data_preprocessor = real
     (job.work_dir / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return len(part) * chosen["epochs"] * (1 if grid else len(rates)), best
 
@@ -70,12 +79,14 @@ def _one_by_one(
         groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
         loss = optimise(model, part, job, chosen, groups, f"head {number + 1} of {len(rates)}")
         score = sum(_losses(model, held, chosen)) if held is not None else loss
-        rows.append({"lr": lr, "train_loss": round(loss, 6), "held_out_loss": round(score, 6)})
+        rows.append({"lr": lr, "train_loss": round(loss, 6)})
+        if held is not None:
+            rows[-1]["held_out_loss"] = round(score, 6)
         if best is None or score < best[0]:
             best = (score, lr, copy.deepcopy(model.state_dict()))
     assert best is not None
     model.load_state_dict(best[2])
-    return rows, {"lr": best[1]}
+    return rows, {} if held is None else {"lr": best[1]}
 
 
 def _one_pass(
@@ -107,7 +118,7 @@ def _losses(model: BaseModel, data: Dataset, chosen: dict[str, Any]) -> list[flo
     for batch in DataLoader(data, EXTRACT_BATCH, num_workers=workers, collate_fn=collate):
         batch = model.data_preprocessor(batch, not cached)
         losses = model(**batch, mode="loss")
-        grid = losses.pop("each_loss", None)  # of a grid of heads
+        grid = next((losses.pop(name) for name in list(losses) if name.endswith("each_loss")), None)  # of a Grid
         each = [model.parse_losses(losses)[0].item()] if grid is None else grid.tolist()
         weight = len(batch["data_samples"]) / len(data)
         total = [a + weight * b for a, b in zip(total or [0.0] * len(each), each, strict=True)]

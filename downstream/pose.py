@@ -13,7 +13,7 @@ from mmpose.registry import DATASETS, MODELS
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from downstream import attentive, common, engine
+from downstream import attentive, common, engine, frozen, grid
 from downstream.dense import PatchLinear
 from downstream.task import Job, Outcome, TaskError
 
@@ -21,6 +21,7 @@ HEADS = ("linear", "classic", "simple")
 DEFAULTS = {
     "input_size": 64, "epochs": 12, "batch_size": 32, "lr": [4e-3, 1.6e-2], "head": "linear", "upsample": 4,
     "sigma": 1.5, "flip_test": True, "deconv": (256, 256), "half_body": False, "loss_weight": 100.0, "patch_padding": 0,
+    "neck": "batchnorm",
 }
 
 
@@ -54,11 +55,11 @@ def evaluate(job: Job) -> Outcome:
     ``input_size`` is (height, width) of the crop, whose box is padded by 1.25 (mmpose). ``head``: "linear" (the heat
     map is ``upsample`` times as fine as the tokens), "classic" (deconvolutions of ``deconv`` channels, ViTPose: two of
     256) or "simple" (ReLU, 4 times bilinear, one 3x3 convolution, ViTPose). ``patch_padding``: pixels of padding before
-    the patches (ViTPose: 2).
+    the patches (ViTPose: 2). ``neck``, before the head: "batchnorm" without affine, or "none" (ViTPose).
     """
     chosen = engine.settings(job, **DEFAULTS)
-    if chosen["head"] not in HEADS:
-        raise TaskError(f"pose: head {chosen['head']!r} is not one of {', '.join(HEADS)}")
+    engine.one_of(job, chosen, "neck", ("batchnorm", "none"))
+    engine.one_of(job, chosen, "head", HEADS)
     if job.data.get("layout", "coco") not in LAYOUTS:
         raise TaskError(f"pose: layout {job.data['layout']!r} is not one of {', '.join(LAYOUTS)}")
     root, layout = Path(job.data["root"]), LAYOUTS[job.data.get("layout", "coco")]
@@ -143,10 +144,13 @@ class CrowdPoseKeypoints(_Labelled, CrowdPoseDataset):
 
 def parts(job: Job, chosen: dict[str, Any], codec: dict[str, Any], points: int, scale: int) -> dict[str, Any]:
     """Backbone, neck and head of the protocol; ``scale``: cells of the heat map along a token."""
+    in_one_pass = engine.gridded(job, chosen)
+    if in_one_pass and len(chosen["layers"]) > 1 and engine.hierarchical(job, chosen):
+        raise TaskError("pose: stages have maps of several sizes, a heat map has one; name one of them in layers")
     widths, backbone = engine.channels(job, chosen), engine.backbone(job, chosen)
     if chosen["patch_padding"]:
         backbone["patch_padding"] = chosen["patch_padding"]
-    neck, width = {"type": "mmengine.FeatureNorm", "channels": widths}, sum(widths)
+    neck, width = {"type": "mmengine.FeatureNorm", "channels": widths, "kind": chosen["neck"]}, sum(widths)
     if job.protocol == "attentive":
         neck, width = attentive.blocks(chosen, widths)
     kinds: dict[str, dict[str, Any]] = {
@@ -156,16 +160,17 @@ def parts(job: Job, chosen: dict[str, Any], codec: dict[str, Any], points: int, 
         "simple": {"type": "mmpose.SimpleHeatmapHead"},
     }
     loss = {"type": "KeypointMSELoss", "use_target_weight": True, "loss_weight": chosen["loss_weight"]}
-    return {
-        "backbone": backbone, "neck": neck,
-        "head": {"in_channels": width, "out_channels": points, **kinds[chosen["head"]], "loss": loss, "decoder": codec},
-    }
+    head = {"in_channels": width, "out_channels": points, **kinds[chosen["head"]], "loss": loss, "decoder": codec}
+    if in_one_pass:
+        neck, head = grid.of_heads(head, widths, chosen["layers"], frozen.rates_of(chosen))
+    return {"backbone": backbone, "neck": neck, "head": head}
 
 
 def recipe(job: Job, chosen: dict) -> engine.Recipe:
     """The model and data of the task in mmpose's terms."""
     layout = LAYOUTS[job.data.get("layout", "coco")]
     height, width = common.pair(chosen["input_size"])
+    engine.gridded(job, chosen)
     stride = engine.stride(job, chosen)
     scale = {"linear": chosen["upsample"], "classic": 2 ** len(chosen["deconv"]), "simple": 4}[chosen["head"]]
     heatmap = (width // stride * scale, height // stride * scale)

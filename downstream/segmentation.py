@@ -12,7 +12,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import DATASETS, MODELS, TRANSFORMS
 from torch import Tensor, nn
 
-from downstream import attentive, common, engine, neighbours
+from downstream import attentive, common, engine, frozen, grid, neighbours
 from downstream.dense import LinearDenseMixin
 from downstream.task import Job, Outcome, TaskError
 
@@ -36,8 +36,7 @@ def evaluate(job: Job) -> Outcome:
     window of ``input_size`` by ``slide_stride``. None: whole pictures at ``input_size``.
     """
     chosen = engine.settings(job, **DEFAULTS)
-    if chosen["head"] not in HEADS:
-        raise TaskError(f"segmentation: head {chosen['head']!r} is not one of {', '.join(HEADS)}")
+    engine.one_of(job, chosen, "head", HEADS)
     if (chosen["scale"] is None) != (chosen["slide_stride"] is None):
         raise TaskError("segmentation: scale and slide_stride belong together; give both or neither")
     root, layout = Path(job.data["root"]), job.data.get("layout", "ade")
@@ -185,7 +184,10 @@ class NeighbourSegHead(BaseDecodeHead):
 
 def parts(job: Job, chosen: dict[str, Any], classes: int) -> dict[str, Any]:
     """Backbone, neck and heads of the protocol."""
+    in_one_pass = engine.gridded(job, chosen)
     uper = chosen["head"] == "uper" and job.protocol != "knn"
+    if uper and in_one_pass:
+        raise TaskError("segmentation: a grid of layers needs head linear; set layers=None")
     if uper and len(set(chosen["out_indices"])) != 4:
         raise TaskError(f"segmentation: head uper needs four different out_indices, not {chosen['out_indices']}")
     widths, backbone = engine.channels(job, chosen), engine.backbone(job, chosen)
@@ -213,13 +215,13 @@ def parts(job: Job, chosen: dict[str, Any], classes: int) -> dict[str, Any]:
     neck, width = {"type": "mmengine.FeatureNorm", "channels": widths}, sum(widths)
     if job.protocol == "attentive":
         neck, width = attentive.blocks(chosen, widths)
-    return {
-        "backbone": backbone, "neck": neck,
-        "decode_head": {
-            "type": "LinearSegHead", "in_channels": width, "channels": width, "in_index": 0,
-            "upsample": chosen["upsample"], "dropout_ratio": 0.0, **shared,
-        },
+    head = {
+        "type": "LinearSegHead", "in_channels": width, "channels": width, "in_index": 0,
+        "upsample": chosen["upsample"], "dropout_ratio": 0.0, **shared,
     }
+    if in_one_pass:
+        neck, head = grid.of_heads(head, widths, chosen["layers"], frozen.rates_of(chosen))
+    return {"backbone": backbone, "neck": neck, "decode_head": head}
 
 
 def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:

@@ -77,6 +77,8 @@ class Outcome:
     train_images: int  # images the head (or the whole model) saw in training, repetitions counted
     items: dict[str, list[float]] = field(default_factory=dict)  # metric name -> one score per test item, in order
     chosen: dict[str, Any] = field(default_factory=dict)  # what a part cut from the training data chose: lr, k, …
+    # metric name -> what scores so on the same test items without having learned anything
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 FROZEN_FINETUNE = ("frozen", "finetune")

@@ -119,7 +119,8 @@ class Record:
     finished: str
     items: dict[str, list[float]] | None = None  # metric -> one score per test item, in order
     chosen: dict[str, Any] | None = None  # what a part cut from the training data chose: learning rate, layer, k, …
-    details: dict[str, Any] | None = None  # of an analysis: what was found, layer by layer
+    # of an analysis: what was found, layer by layer; of a task: `baselines`, see :attr:`baselines`
+    details: dict[str, Any] | None = None
     schema: int = SCHEMA
     digest: str = ""
     path: ClassVar[Path | None] = None  # no field: the file that this one was read from, where it was
@@ -135,6 +136,11 @@ class Record:
     def main_metric(self) -> tuple[str, Metric] | None:
         """Name and metric of the one that ranks; None where there is none (failed, skipped)."""
         return next(((name, metric) for name, metric in self.metrics.items() if metric["main"]), None)
+
+    @property
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Metric -> what scores so on the same items without having learned anything; empty where none is known."""
+        return (self.details or {}).get("baselines", {})
 
     @property
     def weights(self) -> dict[str, Any] | None:
@@ -456,6 +462,10 @@ def _check_outcome(record: Record) -> None:
     for name in _mapping({} if record.chosen is None else record.chosen, "chosen"):
         _name(name, "name in chosen")
     _mapping({} if record.details is None else record.details, "details")
+    for metric, scores in _mapping(record.baselines, "baselines").items():
+        for name, score in _mapping(scores, f"baselines of {_show(metric)}").items():
+            _name(name, "name of a baseline")
+            _number(score, f"baseline {_show(name)}")
 
 
 def _check_metric(name: str, metric: Any) -> None:
@@ -568,8 +578,9 @@ def _digest(payload: Mapping[str, Any]) -> str:
 
 
 def _outcome(record: Record) -> str:
-    # records made before there was `chosen` are the same results
+    # records made before there were `chosen` and baselines are the same results
     kept = {name: getattr(record, name) for name in _FIELDS if name not in _UNPROTECTED and name != "chosen"}
+    kept["details"] = {name: value for name, value in (record.details or {}).items() if name != "baselines"}
     kept["cost"] = {name: value for name, value in record.cost.items() if name not in _MEASURED_COST}
     return _canonical(kept)
 

@@ -387,6 +387,7 @@ def build(
     notes: list[str] = []
     finished = [_numbered(row, [drafts[of][column.id].notes for column in columns], notes) for of, row in rows]
     notes += [_clean(f"invalid: {error}") for error in invalid if error.cell is None]
+    notes += _baselines(records, columns)
     return Table(suite, columns, tuple(finished), tuple(notes), tuple(comparisons))
 
 
@@ -407,6 +408,22 @@ def _row_key(cell: CellKey) -> _RowKey:
 
 def _column_id(cell: CellKey) -> str:
     return f"{cell.task}.{cell.protocol}"
+
+
+def _baselines(records: Iterable[Record], columns: Sequence[Column]) -> list[str]:
+    """A line for each number that is had without learning, where records of a column's version say it."""
+    lines = []
+    for column in columns:
+        values: dict[str, set[str]] = defaultdict(set)
+        for record in records:
+            if _column(record) == column:
+                for name, value in record.baselines.get(column.metric, {}).items():
+                    values[name].add(f"{value:.{_DECIMALS.get(column.unit, 3)}f}")
+        lines += [
+            _clean(f"{column.id}: {name} scores {column.metric} {' or '.join(sorted(found))} {column.unit}".rstrip())
+            for name, found in values.items()
+        ]
+    return lines
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``bench speed``: training steps timed side by side; with ``--data``, the reading of pictures."""
+"""``bench speed``: training steps timed side by side; ``--data``: the reading of pictures; ``--heads``: head grids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.errors import RequestError
-from benchmarks.options import CfgOptions, Device, Objectives, Suite, TextFormat, choice, names
+from benchmarks.options import CfgOptions, DataRoot, Device, Objectives, Runs, Suite, TextFormat, choice, names
 
 PRECISIONS = ("fp32", "bf16")
 PEERS = ("", "mmpretrain")
@@ -23,6 +23,11 @@ def speed(
         typer.Option(help="Time the reading of the pictures in this folder (class folders, .tar or .parquet files) "
                      "instead of steps, at the suite's picture size, beside torchvision's."),
     ] = None,
+    heads: Annotated[
+        bool,
+        typer.Option("--heads", help="Time a grid of heads (8 learning rates x 2 layers) beside one head on cached "
+                     "features of the suite's classification; --steps counts epochs, --turns turns."),
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; default: one a core.")] = None,
     suite: Suite = "embedded",
     batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the suite's.")] = None,
@@ -36,6 +41,8 @@ def speed(
         typer.Option(help="`mmpretrain`: its step of the same objective takes turns, too.",
                      callback=choice("--peer", PEERS)),
     ] = "",
+    runs: Runs = Path("runs"),
+    data_root: DataRoot = None,
     device: Device = "auto",
     cfg_options: CfgOptions = None,
     output_format: TextFormat = "text",
@@ -48,8 +55,11 @@ def speed(
     if data is not None:
         _speed_of_reading(data, batch or READ_BATCH, workers, suite, steps, turns, device, output_format, output)
         return
+    if heads:
+        _speed_of_heads(suite, runs, data_root, steps, turns, device, output_format, output)
+        return
     if not objective:
-        raise RequestError("bench speed: name objectives by --objective, or a folder of pictures by --data")
+        raise RequestError("bench speed: name objectives by --objective, or a folder of pictures by --data, or --heads")
 
     import torch
     from tabulate import tabulate
@@ -124,3 +134,30 @@ def _speed_of_reading(
     print(tabulate(record["rows"], headers="keys", tablefmt="simple"))
     print(f"{record['pictures']:,} pictures of {record['bytes_per_picture'] / 1024:.0f} KiB to {size} px, "
           f"batch {batch}, {many} workers, {place}")
+
+
+def _speed_of_heads(
+    suite: str, runs: Path, given: Path | None, epochs: int, turns: int, device: str, output_format: str,
+    output: Path | None,
+) -> None:
+    import tempfile
+
+    from tabulate import tabulate
+
+    from benchmarks import data, speed_heads
+    from benchmarks import suite as suites
+    from benchmarks.execute import resolve_device, set_threads
+    from benchmarks.progress import Reporter
+
+    chosen = suites.get(suite)
+    set_threads()
+    with tempfile.TemporaryDirectory() as scratch, Reporter() as reporter:
+        reporter.begin("speed of heads")
+        section = data.section(chosen, "classification", data.data_root(chosen, given, runs, reporter.report))
+        record = speed_heads.measure(
+            chosen, section, Path(scratch), resolve_device(device), epochs, turns, reporter)
+    if _kept(record, output, output_format):
+        return
+    print(tabulate(record["rows"], headers="keys", tablefmt="simple"))
+    print(f"{record['pictures']:,} pictures, features {record['features']}, batch {record['batch']}, "
+          f"{epochs} epochs a turn")

@@ -25,13 +25,14 @@ _AUGMENT = {"crop_scale": (0.08, 1.0), "rand_augment": True, "erase": 0.25, "mix
 _FINETUNE = {
     "input_size": 224, "resize": 256, **_AUGMENT, "epochs": 100, "warmup": 0.05, "batch_size": 128, "accumulate": 8,
     "lr": 2e-3, "min_lr": 5e-4, "weight_decay": 0.05, "layer_decay": 0.65, "drop_path_rate": 0.1, "clip": None,
-    "amp": True, "num_workers": 12, "test_batch": 128,
+    "amp": True, "num_workers": 12, "test_batch": 128, "neck": "layernorm",  # MAE, BEiT: mean, then fc_norm
 }
-# MAE's probe is LARS at batch 16384, lr .1 x batch / 256; here a grid of it and two layers in one pass
+# MAE's probe is LARS at batch 16384, lr .1 x batch / 256, on the class token; here a grid of it and two layers in one
+# pass; of a backbone without a class token the mean
 _PROBE = {
     "input_size": 224, "resize": 256, "crop_scale": (0.08, 1.0), "cache": False, "epochs": 90, "warmup": 10 / 90,
     "batch_size": 1024, "optimizer": "LARS", "lr": (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8), "layers": (-2, -1),
-    "amp": True, "num_workers": 12, "test_batch": 128,
+    "pool": "token", "amp": True, "num_workers": 12, "test_batch": 128,
 }
 # UNVERIFIED: no paper of the three has this protocol
 _ATTENTIVE = {
@@ -40,6 +41,11 @@ _ATTENTIVE = {
 }
 _KNN = {"input_size": 224, "resize": 256, "k": (10, 20, 100, 200), "temperature": 0.07, "standardise": False,
         "num_workers": 12}
+
+# Frozen dense tasks: no paper of the three has the protocol, so the rates are UNVERIFIED; all rates and layers are
+# trained in one pass over the augmented pictures, and a tenth of the training set chooses. Linear heads but in pose,
+# where no linear layer on a token knows which joint it shows
+_DENSE_GRID = {"layers": (-2, -1)}
 
 # --- segmentation: 160,000 steps of 16 pictures are 127 epochs of ADE20K's 20,210 -------------------------------------
 
@@ -62,7 +68,8 @@ _POSE = {
     "loss_weight": 1.0, "patch_padding": 2, "half_body": True, "epochs": 210, "batch_size": 128, "accumulate": 4,
     "schedule": "steps", "drops": (170 / 210, 200 / 210), "warmup": 500 / 61_000, "num_workers": 8, "amp": True,
 }
-_POSE_FINETUNE = {**_POSE, "lr": 5e-4, "weight_decay": 0.1, "layer_decay": 0.75, "drop_path_rate": 0.3, "clip": 1.0}
+_POSE_FINETUNE = {**_POSE, "lr": 5e-4, "weight_decay": 0.1, "layer_decay": 0.75, "drop_path_rate": 0.3, "clip": 1.0,
+                  "neck": "none"}
 _POSE_LIGHT = {**_POSE, "cache": False, "epochs": 30, "drops": (0.8, 0.95), "lr": 1e-3, "half_body": False}
 _POSE_SWIN = {"deconv": (256, 256, 256), "patch_padding": 0}  # mmpose: last stage, stride 32
 
@@ -105,13 +112,20 @@ def _every(task: str, more: dict, *protocols: str) -> dict:
 
 
 _SEGMENTATION = {
-    "frozen": {**_SEG_LINEAR, "out_indices": (-1,)}, "attentive": {**_SEG_LINEAR, "attention_heads": 12},
+    "frozen": {**_SEG_LINEAR, **_DENSE_GRID, "lr": (3e-4, 1e-3, 3e-3)},
+    "attentive": {**_SEG_LINEAR, "attention_heads": 12},
     "knn": {"input_size": (512, 512), "k": 30, "temperature": 0.02, "memory": 1_024_000, "standardise": False,
             "num_workers": 8},
     "finetune": _UPER,
 }
-_POSES = {"frozen": _POSE_LIGHT, "attentive": {**_POSE_LIGHT, "attention_heads": 12}, "finetune": _POSE_FINETUNE}
-_DEPTHS = {"frozen": _DEPTH_LIGHT, "attentive": {**_DEPTH_LIGHT, "attention_heads": 12}, "finetune": _DEPTH}
+_POSES = {
+    "frozen": {**_POSE_LIGHT, "layers": (-1,), "lr": (5e-4, 1e-3, 2e-3)},
+    "attentive": {**_POSE_LIGHT, "attention_heads": 12}, "finetune": _POSE_FINETUNE,
+}
+_DEPTHS = {
+    "frozen": {**_DEPTH_LIGHT, **_DENSE_GRID, "head": "linear", "lr": (1e-3, 4e-3, 1.6e-2)},
+    "attentive": {**_DEPTH_LIGHT, "attention_heads": 12}, "finetune": _DEPTH,
+}
 _TRACKING = {"frozen": _TRACK, "finetune": _TRACK}
 
 suite = Suite(
@@ -189,7 +203,8 @@ suite = Suite(
                  ("beitv2", "maskdistill", "maskdistill_sparse")),
         Override({"segmentation": {"finetune": {"slide_stride": (256, 256)}}}, ("mae",)),
         # Swin: four stages are a pyramid already; the depth recipe is Swin V2's own, without ImageNet's mean
-        Override({**_every("segmentation", {"out_indices": (0, 1, 2, 3)}, "finetune"),
+        Override({**_every("classification", {"neck": "none"}, "finetune"),  # Swin's own norm, then the mean
+                  **_every("segmentation", {"out_indices": (0, 1, 2, 3)}, "finetune"),
                   **_every("segmentation_camvid", {"out_indices": (0, 1, 2, 3)}, "finetune"),
                   **_every("pose", _POSE_SWIN, "frozen", "attentive", "finetune"),
                   **_every("pose_crowdpose", _POSE_SWIN, "frozen", "attentive", "finetune"),

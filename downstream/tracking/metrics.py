@@ -11,7 +11,7 @@ The field has two families of conventions and they differ in the third digit, so
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -37,6 +37,11 @@ class Scores:
 
     means: dict[str, float]
     items: dict[str, list[float]] = field(default_factory=dict)
+
+
+def unmoved(track: Track) -> Track:
+    """What a box that never moves would have done on the same video: the first box in every frame."""
+    return replace(track, predicted=np.repeat(track.predicted[:1], len(track.predicted), axis=0))
 
 
 def has_area(boxes: np.ndarray) -> np.ndarray:

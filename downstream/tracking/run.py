@@ -18,6 +18,7 @@ from downstream.task import FROZEN_FINETUNE, Job, Outcome, TaskError
 from downstream.tracking.evaluator import OnePassEvaluation
 from downstream.tracking.follow import follow
 from downstream.tracking.frames import FrameStore
+from downstream.tracking.metrics import score_tracks, unmoved
 from downstream.tracking.model import SingleObjectTracker
 from downstream.tracking.pairs import FeatureDataset, PairDataset, PairStyle
 from downstream.tracking.train import extract, optimise
@@ -162,8 +163,10 @@ def evaluate(job: Job) -> Outcome:
     means = metric.evaluate(len(tracks))
     if any(math.isnan(value) for value in means.values()):
         raise TaskError("tracking data: no test frame after the first shows its target; check the flags of visibility")
+    still = [unmoved(track) for track in tracks]
     return Outcome(
         {name: means[name] for name in ("SUC", "P", "NP", "AO", "SR50", "SR75")},
         2 * settings.steps * settings.batch_size,
         metric.scores.items,
+        baselines={"SUC": {"a box that never moves": score_tracks(still, settings.strict_success).means["SUC"]}},
     )

@@ -106,6 +106,79 @@ def test_a_grid_of_heads_is_each_head_alone(make_job, monkeypatch):
             assert not torch.equal(ends["grid"][f"{name}.0"], ends["grid"][f"{name}.1"])
 
 
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [("segmentation", {}), ("depth", {}), ("pose", {"head": "linear"}), ("pose", {"head": "classic", "deconv": (8,)})],
+)
+def test_a_grid_of_dense_heads_is_each_head_alone(task, settings, make_job, monkeypatch):
+    """All rates and layers in one pass over the features; each head ends where it would have ended alone."""
+    ends, calls = {}, []
+
+    def keep(name):
+        def before_test(self, runner):
+            ends[name] = {k: v.clone() for k, v in runner.model.state_dict().items() if "heads." in k}
+        monkeypatch.setattr(engine.Watch, "before_test", before_test)
+
+    forward = TimmBackbone.forward
+    monkeypatch.setattr(TimmBackbone, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
+    rates, layers = [1e-3, 1e-2], (0, -1)
+    keep("grid")
+    job = make_job(task, lr=rates, layers=layers, test_batch=8, flip_test=False, **settings) if task == "pose" else (
+        make_job(task, lr=rates, layers=layers, test_batch=8, **settings))
+    outcome = evaluate(job)
+    assert sum(calls) == 12 + 8  # each training picture once, and the test
+    rows = [json.loads(line) for line in (job.work_dir / "log.jsonl").read_text().splitlines()]
+    assert [(row["layer"], row["lr"]) for row in rows] == [(0, 1e-3), (0, 1e-2), (-1, 1e-3), (-1, 1e-2)]
+    best = min(rows, key=lambda row: row["held_out_loss"])
+    assert outcome.chosen == {"layer": best["layer"], "lr": best["lr"]}
+    keep("alone")
+    evaluate(make_job(task, lr=rates[1:], layers=layers, **settings))
+    alone = {k: v for k, v in ends["alone"].items() if v.is_floating_point()}
+    for key, value in alone.items():
+        _, prefix, number, rest = key.partition("heads.")[0], "heads.", *key.partition("heads.")[2].split(".", 1)
+        mine = ends["grid"][key.partition("heads.")[0] + f"{prefix}{2 * int(number) + 1}.{rest}"]
+        assert torch.allclose(mine, value, atol=1e-5), key
+    moved = [k for k in ends["grid"] if k.split("heads.")[1].startswith("0.") and k.endswith("weight")]
+    assert any(not torch.equal(ends["grid"][k], ends["grid"][k.replace("heads.0.", "heads.1.")]) for k in moved)
+
+
+def test_features_beyond_the_memory_lie_on_the_disk(make_job, monkeypatch):
+    """The same numbers, no file left, and the maps are views of one."""
+    from downstream import features
+
+    made = []
+    cache = features.cache
+    monkeypatch.setattr(features, "cache", lambda *a: made.append(cache(*a)) or made[-1])
+    monkeypatch.setattr(features, "LARGE", 64)
+    jobs = [make_job("depth", layers=(0, -1), cache_mb=limit) for limit in (8192, 0)]
+    in_memory, on_disk = evaluate(jobs[0]), evaluate(jobs[1])
+    assert in_memory == on_disk
+    for a, b in zip(made[0].maps, made[1].maps, strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(made[0].samples, made[1].samples, strict=True):
+        assert torch.equal(a.gt_depth_map.data, b.gt_depth_map.data)
+    assert {file.name for file in jobs[1].work_dir.iterdir()} == {"log.jsonl"}
+
+
+def test_pooled_features_are_kept_pooled(make_job, monkeypatch):
+    from downstream import features
+
+    made = []
+    cache = features.cache
+    monkeypatch.setattr(features, "cache", lambda *a: made.append(cache(*a)) or made[-1])
+    evaluate(make_job("classification", epochs=1))
+    evaluate(make_job("classification", epochs=1, layers=(0, -1), pool="token"))
+    assert [m.shape for found in made for m in found.maps] == [(12, 32)] * 3
+
+
+def test_what_was_not_chosen_is_not_recorded_as_chosen(make_job):
+    job = make_job("depth", lr=1e-3, epochs=1)
+    assert evaluate(job).chosen == {}
+    (row,) = [json.loads(line) for line in (job.work_dir / "log.jsonl").read_text().splitlines()]
+    assert set(row) == {"lr", "train_loss"}  # nothing was held out
+    assert evaluate(make_job("depth", lr=[1e-3, 1e-2], epochs=1)).chosen["lr"] in (1e-3, 1e-2)
+
+
 def test_attention_sees_where_a_token_lies(make_job):
     """The quadrant tells the class: the mean of the tokens hides it less than attention finds it."""
     outcome = evaluate(make_job("classification", "attentive", epochs=30, lr=3e-3))

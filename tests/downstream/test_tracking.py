@@ -13,6 +13,7 @@ from downstream.tracking import evaluate
 from downstream.tracking.crops import Window, cut, jittered, window_around
 from downstream.tracking.follow import damped, keep_inside
 from downstream.tracking.frames import FrameStore
+from downstream.tracking.metrics import Track, score_tracks, unmoved
 from downstream.tracking.model import coverage
 from downstream.tracking.pairs import PairDataset, PairStyle, draw_frames
 from downstream.tracking.run import build_tracker, read_settings, train
@@ -333,6 +334,9 @@ def test_cell_end_to_end_and_again(lasot, backbone, tmp_path, capsys, protocol):
     assert set(first.metrics) == {"SUC", "P", "NP", "AO", "SR50", "SR75"}
     assert all(0 <= value <= 100 for value in first.metrics.values())
     assert len(first.items["SUC"]) == 2
+    videos = read_videos(asked.data, "test")[0]
+    still = [Track(v.name, np.stack([v.boxes[0]] * len(v.boxes)), v.boxes, v.visible, (1, 1)) for v in videos]
+    assert first.baselines == {"SUC": {"a box that never moves": score_tracks(still).means["SUC"]}}
     assert first.train_images == 64  # 2 crops x 16 pairs x 2 epochs
     assert stages["train"] == (4, 4)
     assert stages["track"] == (10, 10)
@@ -355,6 +359,9 @@ def test_real_layouts_load_and_run(backbone, tmp_path):
     root = Path(os.environ["BENCH_DATA"]) / "tracking"
     lasot = {"layout": "lasot", "root": str(root / "LaSOT"), "train": "training_set.txt", "test": "testing_set.txt"}
     assert [len(video.frames) for video in read_videos(lasot, "test")[0]] == [160, 99]
+    still = [unmoved(Track(v.name, v.boxes, v.boxes, v.visible, (1, 1))) for v in read_videos(lasot, "test")[0]]
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"{score_tracks(still).means['SUC']:.2f} on\nthose of `mini`" in readme
     assert [len(video.frames) for video in read_videos(lasot, "train")[0]] == [164, 100, 160, 120, 70, 160]
     assert len(OTBVideos(root / "OTB").videos()[0].frames) == 120
     assert len(GOT10kVideos(root / "GOT-10k", "val").videos()[0].frames) == 81

@@ -93,6 +93,16 @@ def test_clipping_is_the_toolkits():
     assert m.clip_boxes(boxes, SIZE).tolist() == [[190, 90, 10, 10], [0, 0, 20, 10], [200, 0, 0, 5]]
 
 
+def test_a_box_that_never_moves_by_hand():
+    """What every tracker must beat: the first box in all frames, whatever was predicted."""
+    truth = [[0, 0, 10, 10], [5, 0, 10, 10], [50, 50, 10, 10], [50, 50, 10, 10]]
+    still = m.unmoved(track(truth, truth))
+    assert still.predicted.tolist() == [[0, 0, 10, 10]] * 4
+    assert (still.truth == np.array(truth)).all()
+    # IoU 1, 1/3, 0, 0: as in the test of a lost target
+    assert m.score_tracks([still]).means["SUC"] == pytest.approx(100 * (7 * 2 + 14) / (4 * 21))
+
+
 def test_as_mmengine_metric():
     from mmdet.registry import METRICS
 

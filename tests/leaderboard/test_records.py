@@ -286,6 +286,15 @@ def test_the_same_result_twice_counts_once(tmp_path, make_record):
     assert invalid == []
 
 
+def test_a_record_with_baselines_is_the_same_result_as_one_made_before_them(make_record):
+    first = make_record(50.0)
+    later = replace(first, details={"baselines": {"top1": {"chance": 10.0}}})
+    assert same_result(checked(first), checked(later))
+    assert not same_result(checked(first), checked(replace(first, details={"layers": []})))
+    with pytest.raises(RecordError, match="baseline 'chance'"):
+        checked(replace(first, details={"baselines": {"top1": {"chance": "low"}}}))
+
+
 def test_contradicting_results_are_kept_out(tmp_path, make_record):
     paths = [write_record(tmp_path / name, make_record(value)) for name, value in (("a", 1), ("b", 2), ("c", 1))]
     records, invalid = read_records([tmp_path])

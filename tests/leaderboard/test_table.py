@@ -101,6 +101,13 @@ def test_statuses_and_notes(make_record):
     assert all(cell.rank is None for cell in cells.values() if cell.status != "ok")
 
 
+def test_what_is_had_without_learning_stands_in_a_note(make_record):
+    still = {"baselines": {"SUC": {"a box that never moves": 8.896}, "P": {"chance": 1.0}}}
+    records = [make_record(40.0, task="tracking", seed=seed, details=still) for seed in (0, 1)]
+    records += [make_record(41.0, task="tracking", objective="older"), make_record(50.0)]
+    assert build(records).notes == ("tracking.frozen: a box that never moves scores SUC 8.90 %",)
+
+
 def test_a_record_with_another_main_metric_is_invalid(make_record):
     other = make_record(99.0, objective="other")
     other = replace(other, metrics={"score": other.metrics["top1"]})

@@ -150,6 +150,13 @@ def test_several_suites_and_published_numbers(make_record):
     assert "UNVERIFIED" in found.text
     assert "never enter a rank" in found.text
     assert "no records" in Page(page(build([]))).text
+    # nothing on the same data: the objectives' published numbers stand apart, with their standing
+    apart = Page(page([build([make_record(50.0)]), build([make_record(50.0, suite="mini")])], []))
+    assert "none is on the same data, metric and protocol as a row of suite embedded or mini" in apart.text
+    assert "published numbers of these objectives on other data" in apart.text
+    assert "UNVERIFIED" in apart.text
+    assert "maskdistill" not in apart.text  # an objective without a row
+    assert "on other data" not in Page(page(build([make_record(50.0)]))).text
 
 
 def test_a_row_shows_the_pictures_beside_its_backbone(runs):

@@ -314,7 +314,19 @@ def test_what_the_backbones_learned_stands_in_the_page(runs, make_record, make_a
     labels = [attrs.get("aria-label", "") for attrs in found.of("svg")]
     assert any(label.startswith("attention distance (px) by layer") for label in labels)
     dots = [attrs for attrs in found.of("circle") if attrs.get("class") == "bar"]
-    assert len(dots) == 3 * 2 * 2 * 2 * 2  # numbers, rows with attention, seeds, layers, heads
+    of_heads = 3 * 2 * 2 * 2 * 2  # numbers, rows with attention, seeds, layers, heads
+    assert len(dots) == of_heads + 4 * 5 * 2  # rank, two variances, amplitude; analyses, layers
+    for start in ("effective rank", "variance within pictures", "variance of the tokens", "log amplitude"):
+        assert any(label.startswith(start) for label in labels)
+    assert not any(label.startswith("high frequencies") for label in labels)  # no record has them
+    assert "CKA between backbones" not in labels
+    with_other = [
+        replace(a, details={**a.details, "between": {"objective": "mae", "backbone": "x", "cka": [[0.2, 0.3]] * 2}})
+        if a.objective == "conv" else a for a in analyses
+    ]  # fmt: skip
+    other = Page(page(table, analyses=with_other))
+    assert [attrs["aria-label"] for attrs in other.of("svg")].count("CKA between backbones") == 1
+    assert "conv · mae, layers 1 and 2: 0.30" in other.text
     assert any(attrs.get("fill") == "#fee838" for attrs in found.of("rect"))  # CKA 1
     assert "<script>alert" not in text
 

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from benchmarks.errors import RequestError
 from benchmarks.plan import digest
 from benchmarks.progress import Reporter
 from benchmarks.suite import Suite
-from leaderboard.analyses import HEADINGS, PROTOCOL, convention, summary_of
-from leaderboard.records import Metric, Record
+from leaderboard.analyses import BASELINES, HEADINGS, PROTOCOL, convention, summary_of
+from leaderboard.records import ANALYSIS, Metric, Record, read_record, write_record
 from objectives.pictures.source import SUFFIXES
 
 if TYPE_CHECKING:
@@ -236,6 +236,32 @@ def cka_between(a: Record, b: Record) -> list[list[float | None]]:
     pairs = ((torch.from_numpy(k.astype(np.float64)), torch.from_numpy(m.astype(np.float64)))
              for k, m in zip(*files, strict=True))
     return cross_cka(pairs, settings)
+
+
+def relate(analyses: Sequence[Record]) -> list[Record]:
+    """The analyses, each with CKA between its backbone and the supervised one of the same row and seed in its record.
+
+    Where there is no such analysis among them, or not of the same pictures and settings, a record stays as it is.
+
+    Raises:
+        RecordError: a record cannot be written.
+    """
+    place = {
+        (a.suite, a.budget, a.backbone, a.seed): a for a in analyses if a.objective == BASELINES[0] and not a.variant
+    }
+    found = []
+    for analysis in analyses:
+        other = place.get((analysis.suite, analysis.budget, analysis.backbone, analysis.seed))
+        old = (analysis.details or {}).get("between") or {}
+        known = other is not None and old.get("backbone") == other.fingerprints["backbone"]
+        if other is None or other is analysis or known or analysis.path is None or not comparable(analysis, other):
+            found.append(analysis)
+            continue
+        between = {"objective": other.objective, "backbone": other.fingerprints["backbone"],
+                   "cka": studies.rounded(cka_between(analysis, other))}
+        new = replace(analysis, details={**(analysis.details or {}), "between": between})
+        found.append(read_record(write_record(analysis.path.parent, new, ANALYSIS)))
+    return found
 
 
 def brief(record: Record) -> dict[str, Any]:

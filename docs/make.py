@@ -24,6 +24,7 @@ from leaderboard import claims, figures
 from leaderboard.analyses import read_analyses
 from leaderboard.cost import ARITHMETIC, arithmetic_key
 from leaderboard.page import PICTURE, page
+from leaderboard.published import beside
 from leaderboard.records import ANALYSIS, read_records
 from leaderboard.render import render
 from leaderboard.table import Table, build
@@ -113,7 +114,7 @@ def arithmetic() -> str:
 def html() -> str:
     """All suites as one page."""
     made = [made for suite in PARTS.values() if (made := built(suite)) is not None]
-    return page(made, analyses=read_analyses([RECORDS]))
+    return page(made, [pair for one in made for pair in beside(one)], analyses=read_analyses([RECORDS]))
 
 
 def secrets() -> str:

@@ -42,6 +42,14 @@ HEADINGS = {
 
 
 @dataclass(frozen=True)
+class Between:
+    """CKA of a row's layers with those (columns) of ``objective``'s backbone of the same seed; mean over seeds."""
+
+    objective: str
+    cka: Sequence[Sequence[float | None]]
+
+
+@dataclass(frozen=True)
 class Studied:
     """A row of the table, analysed: its seeds joined.
 
@@ -53,6 +61,7 @@ class Studied:
         cka: mean over seeds of the layers' CKA.
         note: what does not apply, or "".
         records: one a seed, by seed.
+        between: CKA with another backbone; None where the records have none, or not of one and the same.
     """
 
     name: str
@@ -64,6 +73,7 @@ class Studied:
     cka: Sequence[Sequence[float | None]]
     note: str
     records: tuple[Record, ...]
+    between: Between | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,7 @@ def studied(records: Iterable[Record]) -> list[Studied]:
         found.append(Studied(
             name, seeds[0].objective, budget, backbone, {key: summarise(values) for key, values in numbers.items()},
             layers, _mean_of([d["cka"] for d in details]), details[0]["note"], tuple(seeds),
+            _between([d["between"] for d in details if d.get("between")]),
         ))  # fmt: skip
     return found
 
@@ -204,6 +215,13 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _mean_of(matrices: Sequence[Sequence[Sequence[float | None]]]) -> list[list[float | None]]:
     return [[_mean_or_none(values) for values in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
+
+
+def _between(parts: Sequence[Mapping[str, Any]]) -> Between | None:
+    """Of the seeds that have it."""
+    if len({(part["objective"], len(part["cka"][0])) for part in parts}) != 1:
+        return None
+    return Between(parts[0]["objective"], _mean_of([part["cka"] for part in parts]))
 
 
 def _mean_or_none(values: Sequence[float | None]) -> float | None:

@@ -40,7 +40,7 @@ def _analysis(details: dict[str, Any]) -> None:
     for layer in layers:
         where = f"details: layer {_show(layer['name'])}"
         _keys(layer, ("stride", "width", "grid", "heads", *NUMBERS), where)
-        for key in NUMBERS:
+        for key in ("width", *NUMBERS):
             _number_or_none(layer[key], f"{where}: {key}")
         if layer["heads"] is None:
             continue
@@ -52,13 +52,23 @@ def _analysis(details: dict[str, Any]) -> None:
         for key in EVEN_NUMBERS:
             _number(heads[key], f"{where}: {key}")
     _keys(details, ("cka", "note"), "details")
-    rows = [_list(row, "details: a row of cka") for row in _list(details["cka"], "details: cka")]
-    if {len(rows), *map(len, rows)} != {len(layers)}:
-        raise ValueError(f"details: cka is not {len(layers)} by {len(layers)}, a row and column a layer")
-    for value in (value for row in rows for value in row):
-        _number_or_none(value, "details: a number of cka")
+    _matrix(details["cka"], "cka", len(layers), len(layers))
+    if details.get("between") is not None:  # CKA with another backbone: not in every analysis
+        between = _mapping(details["between"], "details: between")
+        _keys(between, ("objective", "backbone", "cka"), "details: between")
+        _name(between["objective"], "details: objective of between")
+        _matrix(between["cka"], "cka of between", len(layers))
     if not isinstance(details["note"], str):
         raise ValueError(f"details: note is {_show(details['note'])}, not text")
+
+
+def _matrix(value: Any, name: str, high: int, wide: int | None = None) -> None:
+    rows = [_list(row, f"details: a row of {name}") for row in _list(value, f"details: {name}")]
+    widths = set(map(len, rows))
+    if len(rows) != high or len(widths) != 1 or 0 in widths or wide not in (None, *widths):
+        raise ValueError(f"details: {name} is not a matrix of {high} rows, a row a layer")
+    for number in (number for row in rows for number in row):
+        _number_or_none(number, f"details: a number of {name}")
 
 
 def _layers(details: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,13 +7,16 @@ lightness.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from .analyses import (
     CUT,
     HEADINGS,
     LAYERS,
+    Between,
     Curve,
     Studied,
     by_budget,
@@ -27,8 +30,14 @@ from .records import Record
 
 # Nine even steps of cividis (Nuñez, Anderton & Renslow, PLoS ONE 2018), from 0 to 1.
 CIVIDIS = ("#00224e", "#1a386f", "#434e6c", "#61656f", "#7d7c78", "#9b9476", "#bcae6c", "#dec958", "#fee838")
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 150, 110, 40, 20, 30  # pixels: of a panel, and around it
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 150, 110, 46, 20, 30  # pixels: of a panel, and around it
 _HEADS = {"distance": "attention distance (px)", "entropy": "attention entropy", "kl": "KL to other heads"}
+
+_FEATURES = {
+    "effective_rank": "effective rank (share of the width)", "within": "variance within pictures (share)",
+    "variance": "variance of the tokens (log10)", "high_frequency_share": "high frequencies (share of power)",
+    "relative_log_amplitude": "log amplitude of the highest frequency relative to frequency 0",
+}
 
 
 def section(analyses: Sequence[Record], records: Iterable[Record], suite: str | None) -> str:
@@ -42,7 +51,9 @@ def section(analyses: Sequence[Record], records: Iterable[Record], suite: str | 
     if not rows and not transfer and not dropped:
         return ""
     drawn = [(title, heads(rows, key, title)) for key, title in _HEADS.items()]
+    drawn += [(title, features(rows, key, title)) for key, title in _FEATURES.items()]
     drawn.append(("CKA between the layers of a backbone", heat_maps(rows)))
+    drawn.append(("CKA with the layers of another backbone, to the right", between(rows)))
     drawn += [(f"{task}, frozen, from each layer", lines(own, "layer")) for task, own in transfer.items()]
     drawn += [(f"{task}, fine-tuned, last blocks dropped", lines(own, "blocks kept")) for task, own in dropped.items()]
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_TEMPLATE)
@@ -63,12 +74,45 @@ def heads(rows: Sequence[Studied], key: str, title: str) -> str:
     even = [
         [x["heads"][f"uniform_{key}"] if x["heads"] and key != "kl" else None for x in row.layers] for row in shown
     ]
+    return _dots(shown, values, even, f"{title} by layer, a dot a head", 0.0 if key == "kl" else None)
+
+
+def features(rows: Sequence[Studied], key: str, title: str) -> str:
+    """A panel a row: a dot a seed against the layer, and the line of their means. The rank is shown as a share of the
+    layer's width, the variance as its logarithm."""
+    values: list[list[list[float]]] = []
+    for row in rows:
+        seeds = [(record.details or {})["layers"] for record in row.records]
+        values.append([
+            [v for layers in seeds if (v := _feature(layers[n], key)) is not None] for n in range(len(row.layers))
+        ])
+    shown = [i for i, own in enumerate(values) if any(own)]
+    kept = [values[i] for i in shown]
+    return _dots([rows[i] for i in shown], kept, [[None] * len(own) for own in kept], f"{title} by layer, a dot a seed")
+
+
+def _feature(layer: Mapping[str, Any], key: str) -> float | None:
+    value = layer[key]
+    if value is None:
+        return None
+    if key == "effective_rank":
+        return value / layer["width"] if layer["width"] else None
+    if key == "variance":
+        return math.log10(value) if value > 0 else None
+    return value
+
+
+def _dots(
+    rows: Sequence[Studied], values: Sequence[Sequence[Sequence[float]]], even: Sequence[Sequence[float | None]],
+    label: str, low: float | None = None,
+) -> str:
+    """A panel a row of dots (row, layer, dots), with the line of their means and, dashed, that of ``even``."""
     known = [v for row in values for layer in row for v in layer] + [v for row in even for v in row if v is not None]
     if not known:
         return ""
-    low, high = 0.0 if key == "kl" else min(known), max(known)
+    low, high = min(known) if low is None else low, max(known)
     parts = []
-    for i, (row, of_layer, of_even) in enumerate(zip(shown, values, even, strict=True)):
+    for i, (row, of_layer, of_even) in enumerate(zip(rows, values, even, strict=True)):
         panel = _Panel(i, len(of_layer), low, high)
         parts.append(panel.frame(row.name, row.layers[0]["name"], row.layers[-1]["name"], first=i == 0))
         parts += [
@@ -80,27 +124,46 @@ def heads(rows: Sequence[Studied], key: str, title: str) -> str:
         spread = [(n, v) for n, v in enumerate(of_even) if v is not None]
         if spread:
             parts.append(f'<path class="items" fill="none" stroke-dasharray="2 3" d="{panel.path(spread)}"/>')
-    return _svg(len(shown), f"{title} by layer, a dot a head", parts)
+    return _svg(len(rows), label, parts)
 
 
 def heat_maps(rows: Sequence[Studied]) -> str:
     """A panel a row: CKA of every two layers, 0 dark to 1 light, the first layer at the lower left."""
+    names = [[layer["name"] for layer in row.layers] for row in rows]
+    return _heat_maps([(row.name, row.cka, own, own) for row, own in zip(rows, names, strict=True)],
+                      "CKA between layers")
+
+
+def between(rows: Sequence[Studied]) -> str:
+    """A panel a row: CKA of its layers (upwards) with those of the row that it was compared with (to the right)."""
+    shown = [row for row in rows if row.between is not None]
+    panels = []
+    for row in shown:
+        told = row.between or Between("", ())
+        others = [str(n) for n in range(1, len(told.cka[0]) + 1)]
+        panels.append((f"{row.name} · {told.objective}", told.cka, [layer["name"] for layer in row.layers], others))
+    return _heat_maps(panels, "CKA between backbones")
+
+
+def _heat_maps(
+    panels: Sequence[tuple[str, Sequence[Sequence[float | None]], Sequence[str], Sequence[str]]], label: str
+) -> str:
+    """Panels of a name, a matrix, the names of its rows and those of its columns."""
     parts = []
-    for i, row in enumerate(rows):
-        panel = _Panel(i, len(row.cka), 0.0, 1.0)
-        wide, tall = WIDTH / len(row.cka), HEIGHT / len(row.cka)
-        for a, line in enumerate(row.cka):
+    for i, (name, cka, own, other) in enumerate(panels):
+        panel = _Panel(i, len(other), 0.0, 1.0)
+        wide, tall = WIDTH / len(other), HEIGHT / len(own)
+        for a, line in enumerate(cka):
             for b, value in enumerate(line):
                 x, y = panel.left + b * wide, TOP + HEIGHT - (a + 1) * tall
                 what = "no value" if value is None else f"{value:.2f}"
-                names = f"{row.layers[a]['name']} and {row.layers[b]['name']}"
                 parts.append(
                     f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide + 0.3:.1f}" height="{tall + 0.3:.1f}" '
-                    f'fill="{cividis(value)}"><title>{_text(f"{row.name}, layers {names}: {what}")}</title></rect>'
+                    f'fill="{cividis(value)}"><title>{_text(f"{name}, layers {own[a]} and {other[b]}: {what}")}'
+                    "</title></rect>"
                 )
-        ends = [row.layers[0]["name"], row.layers[-1]["name"]]
-        parts.append(panel.frame(row.name, *ends, first=i == 0, values=ends))
-    return _svg(len(rows), "CKA between layers", parts) if rows else ""
+        parts.append(panel.frame(name, other[0], other[-1], first=i == 0, values=[own[0], own[-1]]))
+    return _svg(len(panels), label, parts) if panels else ""
 
 
 def lines(found: Sequence[Curve], what: str) -> str:
@@ -217,7 +280,8 @@ p by permutation, not corrected for the number of pairs: some are small by chanc
 <div class="wide" tabindex="0" role="region" aria-label="{{ title }}"><figure>{{ svg | safe }}</figure></div>
 {%- endfor %}
 {%- if figures %}
-<p class="note">A dot a head (all seeds), a line through the means, dashed: evenly spread attention. CKA: 0 dark, 1 \
+<p class="note">A dot a head (all seeds) or a seed, a line through the means, dashed: evenly spread \
+attention. CKA: 0 dark, 1 \
 light. By layer: mean and 95 % interval over seeds.</p>
 {%- endif %}
 """

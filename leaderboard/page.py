@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from . import figures
 from .learned import section
 from .page_parts import SCRIPT, STYLE, TEMPLATE
-from .published import HEADS, Beside, legend, lines
+from .published import ALONE_HEADS, HEADS, Beside, alone, legend, lines
 from .records import Record
 from .table import Group, Row, Table
 
@@ -73,7 +73,8 @@ def page(
         classes={1: " best", 2: " second"}, style=STYLE, script=SCRIPT, cost_of_a_seed=figures.COST_OF_A_SEED,
         script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
         published=None if published is None else lines(published), published_heads=HEADS,
-        published_legend="" if published is None else legend(tables[0], published),
+        published_legend="" if published is None else legend(tables, published),
+        alone=[] if published is None else alone(tables, published), alone_heads=ALONE_HEADS,
     )  # fmt: skip
 
 

@@ -359,6 +359,18 @@ Cost: {{ cost_of_a_seed }}; filled points are on the front: no other row is both
 </tbody></table></div>
 {%- endif %}
 <p class="note">{{ published_legend }}</p>
+{%- if alone %}
+<details><summary>{{ alone | length }} published numbers of these objectives on other data, for orientation: nothing \
+of ours compares with them</summary>
+<div class="wide" tabindex="0" role="region" aria-label="Published numbers on other data"><table>
+<thead><tr>{% for head in alone_heads %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
+<tbody>
+{%- for line in alone %}
+<tr>{% for text in line %}<td{% if text == "UNVERIFIED" %} class="best"{% endif %}>{{ text }}</td>{% endfor %}</tr>
+{%- endfor %}
+</tbody></table></div>
+</details>
+{%- endif %}
 </section>
 {%- endif %}
 </main>

@@ -269,11 +269,12 @@ def lines(pairs: Iterable[Beside]) -> list[tuple[str, ...]]:
     return made
 
 
-def legend(table: Table, pairs: list[Beside]) -> str:
+def legend(tables: Table | Sequence[Table], pairs: list[Beside]) -> str:
     """What the comparison means, or why there is none; one line."""
     if not pairs:
+        suites = " or ".join(one.suite or "–" for one in ([tables] if isinstance(tables, Table) else tables))
         return (
-            f"Published numbers: none is on the same data, metric and protocol as a row of suite {table.suite or '–'}; "
+            f"Published numbers: none is on the same data, metric and protocol as a row of suite {suites}; "
             "all of them: bench list tables."
         )
     return (
@@ -281,6 +282,27 @@ def legend(table: Table, pairs: list[Beside]) -> str:
         "seeds. Difference: ours less theirs; the tolerance is a fixed one, whatever our seeds spread. UNVERIFIED: not "
         "seen in the source named. secondary: the source is neither the paper nor its repository."
     )
+
+
+ALONE_HEADS = ("paper", "method", "backbone", "pre-trained on", "epochs", "data set", "protocol", "metric", "published",
+               "standing", "source")  # fmt: skip
+
+
+def alone(ours: Iterable[Table], pairs: Iterable[Beside], folder: Path = FOLDER) -> list[tuple[str, ...]]:
+    """Published numbers of our tables' objectives that nothing of ours stands beside, as texts under ALONE_HEADS.
+
+    Raises:
+        PublishedError: as :func:`tables`.
+    """
+    objectives = {run.objective for one in ours for row in one.rows for run in row.runs}
+    compared = {id(pair.number) for pair in pairs}
+    return [
+        (f"{number.paper}:{number.table}", number.method, number.backbone, number.pretrain_data or "–",
+         "–" if number.pretrain_epochs is None else str(number.pretrain_epochs), number.dataset, number.protocol,
+         number.metric, f"{number.value:g}", number.mark or "verified", number.source)
+        for paper_table in tables(folder) for number in paper_table.numbers
+        if number.method in objectives and id(number) not in compared
+    ]  # fmt: skip
 
 
 def text(table: Table, pairs: list[Beside], format: str) -> str:

@@ -582,6 +582,8 @@ def _outcome(record: Record) -> str:
     kept = {name: getattr(record, name) for name in _FIELDS if name not in _UNPROTECTED and name != "chosen"}
     kept["details"] = {name: value for name, value in (record.details or {}).items() if name != "baselines"}
     kept["cost"] = {name: value for name, value in record.cost.items() if name not in _MEASURED_COST}
+    if record.details is not None:  # what was added once another backbone was there changes nothing of its own
+        kept["details"] = {name: value for name, value in record.details.items() if name != "between"}
     return _canonical(kept)
 
 

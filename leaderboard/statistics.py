@@ -40,7 +40,8 @@ Number = TypeVar("Number", float, "np.ndarray")
 METHOD = "mean ± half width of the 95 % interval over seeds (Student t, n − 1 degrees of freedom; none for one seed)"
 ITEM_METHOD = "[low, high]: 95 % sampling interval over test items (bootstrap), seeds held fixed"
 PAIR_METHODS = {
-    "seeds": "t tests of score = row + seed + noise, fitted to all rows of a column, one variance of the noise for all",
+    "seeds": "t tests of score = row + seed + noise, fitted to all rows of a column (without the seed where no common "
+             "seeds link them), one variance of the noise for all",
     "items": "with one seed a row, sign flips over common test items",
 }
 CORRECTION = "Holm over the column's pairs"

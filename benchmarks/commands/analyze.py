@@ -82,7 +82,7 @@ def analyze(
             seen = analyses.suite_pictures(chosen, find_data(chosen, data_root, runs, reporter.report), images)
         else:
             seen = analyses.choose_pictures(pictures, images, pictures.resolve().name)
-        found = analyses.analyze(folders, seen, settings, device, overwrite, reporter)
+        found = analyses.relate(analyses.analyze(folders, seen, settings, device, overwrite, reporter))
     written = []
     if figures is not None:
         from benchmarks.analysis_figures import draw

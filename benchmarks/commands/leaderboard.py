@@ -45,7 +45,7 @@ def leaderboard(
     if suite == "all":
         if output_format != "html":
             raise RequestError("--suite all makes one page of all suites: add --format html, or name one suite")
-        deliver(_page_of_suites(records, invalid, read_analyses(folders)), output)
+        deliver(_page_of_suites(records, invalid, read_analyses(folders), published), output)
         return
     mine = [record for record in records if record.suite == suite]
     if not mine and records:
@@ -56,7 +56,7 @@ def leaderboard(
     elif pairs:
         deliver(comparisons(table), output)
     elif published:
-        _show_published(table, output_format, output)
+        _show_published(table, output_format, output, folders)
     elif output_format == "html":
         from leaderboard.page import page
 
@@ -77,15 +77,16 @@ def show(table: Table, output_format: str, output: Path | None = None) -> None:
         deliver(render(table, _style(output_format)), output)
 
 
-def _show_published(table: Table, output_format: str, output: Path | None) -> None:
+def _show_published(table: Table, output_format: str, output: Path | None, folders: Sequence[Path]) -> None:
     """The table with published numbers beside it."""
     from leaderboard import published
+    from leaderboard.analyses import read_analyses
     from leaderboard.page import page
     from leaderboard.render import render
 
     found = published.beside(table)
     if output_format == "html":
-        deliver(page(table, found), output)
+        deliver(page(table, found, analyses=read_analyses(folders)), output)
     elif output_format == "json":
         merged = {**json.loads(render(table, "json")), "published": published.as_json(found)}
         deliver(json.dumps(merged, indent=1) + "\n", output)
@@ -116,15 +117,17 @@ def _analysed(folders: Sequence[Path], records: Sequence[Record], suite: str) ->
 
 
 def _page_of_suites(
-    records: Sequence[Record], invalid: Sequence[InvalidRecord], analyses: Sequence[Record]
+    records: Sequence[Record], invalid: Sequence[InvalidRecord], analyses: Sequence[Record], published: bool
 ) -> str:
     from benchmarks.suite import declared_settings
     from leaderboard.page import page
+    from leaderboard.published import beside
     from leaderboard.table import build
 
     suites = sorted({r.suite for r in records} | {e.cell.suite for e in invalid if e.cell is not None})
     tables = [build(records, invalid, suite=name, declared=declared_settings) for name in suites]
-    return page(tables or build([], invalid), analyses=analyses)
+    found = [pair for table in tables for pair in beside(table)] if published else None
+    return page(tables or build([], invalid), found, analyses=analyses)
 
 
 def _style(output_format: str) -> str:

@@ -19,7 +19,8 @@ from benchmarks.plan import digest
 from benchmarks.progress import Reporter
 from benchmarks.suite import get
 from downstream.analysis.probe import Layout
-from leaderboard.analyses import summary_of
+from leaderboard.analyses import studied, summary_of
+from leaderboard.details import problem
 from leaderboard.records import read_record
 
 VIT = ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2})
@@ -156,6 +157,27 @@ def test_between_backbones_of_unlike_kinds(found):
     assert (len(values), len(values[0])) == (3, 4)
     own = analyses.cka_between(vit, vit)
     assert np.array(own) == pytest.approx(np.array(vit.details["cka"]), abs=1e-4)
+
+
+def test_records_hold_cka_with_the_supervised_backbone(world, tmp_path):
+    runs = tmp_path / "runs"
+    for name, seed in (("simmim", 0), ("supervised", 1)):
+        write_backbone(runs / "embedded" / name / "seed0" / "pretrain", VIT, seed=seed, objective=name,
+                       suite="embedded", input_size=32)
+    made = analysed((runs, world[1]))
+    simmim, supervised = analyses.relate(made)
+    told = simmim.details["between"]
+    assert (told["objective"], told["backbone"]) == ("supervised", supervised.fingerprints["backbone"])
+    assert np.array(told["cka"]) == pytest.approx(np.array(analyses.cka_between(simmim, supervised)), abs=1e-6)
+    assert "between" not in supervised.details
+    assert read_record(simmim.path).details == simmim.details
+    assert problem(simmim) == ""
+    assert analyses.relate([simmim, supervised]) == [simmim, supervised]  # known already
+    assert analyses.relate([made[0]]) == [made[0]]  # nothing to compare with
+    again = analysed((runs, world[1]))
+    assert again[0].details["between"] == told  # kept with the analysis
+    (row, _) = studied(again)
+    assert row.between.objective == "supervised"
 
 
 def test_figures_hold_a_dot_a_head(found, tmp_path):

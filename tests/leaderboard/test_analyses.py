@@ -22,6 +22,7 @@ from leaderboard.analyses import (
     worded,
 )
 from leaderboard.claims import document
+from leaderboard.details import problem
 from leaderboard.learned import section
 from leaderboard.records import ANALYSIS, RecordError, read_record, read_records, write_record
 from leaderboard.statistics import Summary
@@ -204,6 +205,24 @@ def test_seeds_are_joined_and_baselines_come_last(make_analysis):
     assert row.cka[0][1] == pytest.approx(0.45)
     assert row.summary["attention_distance_last"].mean == 11
     assert row.summary["attention_distance_last"].n == 2
+
+
+def test_cka_with_another_backbone_is_joined_and_contradicts_nothing(tmp_path, make_analysis):
+    def other(record, value, objective="supervised", wide=3):
+        between = {"objective": objective, "backbone": "x", "cka": [[value] * wide] * 2}
+        return replace(record, details={**record.details, "between": between})
+
+    first, second = make_analysis("mae", 0), make_analysis("mae", 1)
+    (row,) = studied([other(first, 0.2), other(second, 0.4)])
+    assert row.between.objective == "supervised"
+    assert row.between.cka == [[pytest.approx(0.3)] * 3] * 2
+    assert studied([first, second])[0].between is None
+    assert studied([other(first, 0.2), other(second, 0.4, wide=4)])[0].between is None
+    assert problem(other(first, 0.2)) == ""
+    assert "between" in problem(replace(first, details={**first.details, "between": {"objective": "x"}}))
+    keep(tmp_path / "a", first)  # the same analysis, before the other backbone was there
+    keep(tmp_path / "b", other(first, 0.2))
+    assert len(read_analyses([tmp_path / "a", tmp_path / "b"])) == 1
 
 
 def test_a_row_without_attention(make_analysis):

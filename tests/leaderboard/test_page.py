@@ -150,6 +150,13 @@ def test_several_suites_and_published_numbers(make_record):
     assert "UNVERIFIED" in found.text
     assert "never enter a rank" in found.text
     assert "no records" in Page(page(build([]))).text
+    # nothing on the same data: the objectives' published numbers stand apart, with their standing
+    apart = Page(page([build([make_record(50.0)]), build([make_record(50.0, suite="mini")])], []))
+    assert "none is on the same data, metric and protocol as a row of suite embedded or mini" in apart.text
+    assert "published numbers of these objectives on other data" in apart.text
+    assert "UNVERIFIED" in apart.text
+    assert "maskdistill" not in apart.text  # an objective without a row
+    assert "on other data" not in Page(page(build([make_record(50.0)]))).text
 
 
 def test_a_row_shows_the_pictures_beside_its_backbone(runs):
@@ -307,7 +314,19 @@ def test_what_the_backbones_learned_stands_in_the_page(runs, make_record, make_a
     labels = [attrs.get("aria-label", "") for attrs in found.of("svg")]
     assert any(label.startswith("attention distance (px) by layer") for label in labels)
     dots = [attrs for attrs in found.of("circle") if attrs.get("class") == "bar"]
-    assert len(dots) == 3 * 2 * 2 * 2 * 2  # numbers, rows with attention, seeds, layers, heads
+    of_heads = 3 * 2 * 2 * 2 * 2  # numbers, rows with attention, seeds, layers, heads
+    assert len(dots) == of_heads + 4 * 5 * 2  # rank, two variances, amplitude; analyses, layers
+    for start in ("effective rank", "variance within pictures", "variance of the tokens", "log amplitude"):
+        assert any(label.startswith(start) for label in labels)
+    assert not any(label.startswith("high frequencies") for label in labels)  # no record has them
+    assert "CKA between backbones" not in labels
+    with_other = [
+        replace(a, details={**a.details, "between": {"objective": "mae", "backbone": "x", "cka": [[0.2, 0.3]] * 2}})
+        if a.objective == "conv" else a for a in analyses
+    ]  # fmt: skip
+    other = Page(page(table, analyses=with_other))
+    assert [attrs["aria-label"] for attrs in other.of("svg")].count("CKA between backbones") == 1
+    assert "conv · mae, layers 1 and 2: 0.30" in other.text
     assert any(attrs.get("fill") == "#fee838" for attrs in found.of("rect"))  # CKA 1
     assert "<script>alert" not in text
 

@@ -195,3 +195,9 @@ def test_the_command(tmp_path, make_record):
                      "--output", target)
         assert done.returncode == 0, done.stderr
         assert target.stat().st_size > 500
+    write_record(tmp_path / "other", make_record(50.0))
+    target = tmp_path / "all.html"
+    done = bench("leaderboard", "--runs", tmp_path, "--suite", "all", "--published", "--format", "html", "--output",
+                 target)
+    assert done.returncode == 0, done.stderr
+    assert "mae:classification" in target.read_text()

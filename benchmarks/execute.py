@@ -286,6 +286,8 @@ class Execution:
             (folder / "backbone.json").unlink()
             raise DataError(changed)
         self.reporter.say(f"trained {name} in {time.time() - started:.0f} s")
+        if collapse := _about(folder).get("collapse"):
+            self.reporter.say(f"warning: {name}: the features have collapsed: {collapse}")
         return folder
 
     def make_backbone(self, pretraining: Pretraining, folder: Path) -> None:
@@ -426,7 +428,7 @@ class Execution:
         backbone: Path | None = None,
     ) -> Record:
         pretraining = cell.pretraining
-        about = json.loads((backbone / "backbone.json").read_text()) if backbone else {}
+        about = _about(backbone) if backbone else {}
         weights = sha256(backbone) if backbone else None
         data = self.task_fingerprint(cell)
         metrics = {}
@@ -444,7 +446,7 @@ class Execution:
             reason=reason, metrics=metrics,
             cost={
                 "pretrain_images": about.get("images_seen", pretraining.images_seen),
-                "pretrain_seconds": about.get("seconds"), "train_images": outcome.train_images if outcome else None,
+                "pretrain_seconds": _pretrain_seconds(about), "train_images": outcome.train_images if outcome else None,
                 "seconds": round(seconds, 2), "device": device_name(device), "flops": None,
                 "peak_memory_bytes": peak_memory(),
             },
@@ -459,6 +461,7 @@ class Execution:
             config=cell.config(), started=_time(started), finished=_time(time.time()),
             items=outcome.items if outcome and outcome.items else None,
             chosen=outcome.chosen if outcome and outcome.chosen else None,
+            details={"collapse": about["collapse"]} if about.get("collapse") else None,
         )
         if outcome is not None:
             try:
@@ -498,6 +501,17 @@ def rehearsed(pretraining: Pretraining, num_classes: int, steps: int = 1) -> Obj
 
 def _name(pretraining: Pretraining) -> str:
     return f"{pretraining.label} seed {pretraining.seed}"
+
+
+def _about(backbone: Path) -> dict[str, Any]:
+    return json.loads((backbone / "backbone.json").read_text())
+
+
+def _pretrain_seconds(about: dict[str, Any]) -> float | None:
+    """Of a backbone from nothing: its own training, and what it shares with other seeds, whichever made it."""
+    if about.get("seconds") is None:
+        return None
+    return round(about["seconds"] + sum(about.get("shared_seconds", {}).values()), 2)
 
 
 def _time(seconds: float) -> str:

@@ -119,7 +119,7 @@ class Record:
     finished: str
     items: dict[str, list[float]] | None = None  # metric -> one score per test item, in order
     chosen: dict[str, Any] | None = None  # what a part cut from the training data chose: learning rate, layer, k, …
-    details: dict[str, Any] | None = None  # of an analysis: what was found, layer by layer
+    details: dict[str, Any] | None = None  # of an analysis: what was found, by layer; else why features collapsed
     schema: int = SCHEMA
     digest: str = ""
     path: ClassVar[Path | None] = None  # no field: the file that this one was read from, where it was

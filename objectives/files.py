@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 
 @contextmanager
@@ -37,3 +37,10 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def spent(path: Path, name: str) -> dict[str, float]:
+    """``{name: seconds}`` that a cached safetensors file says it took to make; empty where it does not say."""
+    with safe_open(path, "pt") as file:
+        seconds = (file.metadata() or {}).get("seconds")
+    return {} if seconds is None else {name: float(seconds)}

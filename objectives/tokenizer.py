@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from objectives.files import spent
 from objectives.frozen import FrozenNetwork, load_strictly, read_weights
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
@@ -153,9 +155,11 @@ class Tokenizer(Teacher, ABC):
                 key = json.dumps([self.settings(), views.key, torch.device(device).type], sort_keys=True)
                 path = cache / f"tokenizer-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
             if path is None or not self._load(path):
+                started = time.time()
                 self.to(device)
                 self._fit(views, device, progress)
                 self._count(views, device)
+                self.seconds = {"tokenizer": round(time.time() - started, 2)}
                 if path is not None:
                     self._save(path)
             self.to(device)
@@ -205,6 +209,7 @@ class Tokenizer(Teacher, ABC):
             return False
         try:
             self.load_state_dict(load_file(path))
+            self.seconds = spent(path, "tokenizer")
         except Exception as error:  # a damaged cache file costs its training, not the run; say so and train again
             print(f"tokenizer {path} cannot be read ({type(error).__name__}); training it again", file=sys.stderr)
             with _fixed_noise():
@@ -215,7 +220,8 @@ class Tokenizer(Teacher, ABC):
     def _save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}, temporary)
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}
+        save_file(state, temporary, {"seconds": str(self.seconds["tokenizer"])})
         os.replace(temporary, path)
 
 

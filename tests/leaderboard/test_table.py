@@ -101,6 +101,17 @@ def test_statuses_and_notes(make_record):
     assert all(cell.rank is None for cell in cells.values() if cell.status != "ok")
 
 
+def test_a_collapse_is_noted_once_a_row_and_the_number_counts(make_record):
+    told = {"details": {"collapse": "effective rank 1, at initialisation 60"}}
+    records = [make_record(50.0, task=task, seed=seed, **(told if seed else {}))
+               for task in ("classification", "pose") for seed in (0, 1, 2)]
+    table = build([*records, make_record(40.0, objective="other")], [])
+    assert table.notes == ("mae, seeds 1, 2: features collapsed: effective rank 1, at initialisation 60",)
+    cells = row(table, "mae").cells
+    assert [(cell.n, cell.notes) for cell in cells.values()] == [(3, (1,))] * 2
+    assert cells["classification.frozen"].rank is not None
+
+
 def test_a_record_with_another_main_metric_is_invalid(make_record):
     other = make_record(99.0, objective="other")
     other = replace(other, metrics={"score": other.metrics["top1"]})

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from objectives import checkpoint, parallel, processes
+from objectives.backbone import FORMAT
 from objectives.files import spent, whole
 from objectives.health import collapse, feature_health
 from objectives.interruption import Deferred
@@ -38,7 +39,6 @@ from objectives.recipe import Crop, ObjectiveError, Optimiser, scaled_lr, weight
 from objectives.teacher import Progress
 from objectives.waiting import Waiting
 
-FORMAT = 1  # of backbone.json
 CHECKPOINT_EVERY = 100  # steps; a kill costs at most these
 LOSS_EVERY = 10  # steps between looks at the loss: reading it waits for the device
 DIVERGED = "diverged.safetensors"
@@ -314,12 +314,17 @@ def save_weights(module: nn.Module, path: Path, leave_out: str | None = None) ->
         save_file(state, temporary)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: none on biases, norms, tokens and position tables."""
+def parameter_groups(objective: Objective, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: none on biases, norms, tokens, position tables, and what timm exempts.
+
+    That is what a network makes its relative positions of: Swin's and BEiT's tables, Swin V2's small network and scale.
+    """
+    tables = ("pos_embed", "cls_token", "mask_token", "reg_token", "relative_position_bias_table")
+    exempt = {f"student.backbone.{name}" for name in objective.student.backbone.no_weight_decay()}
     decayed, plain = [], []
-    for name, parameter in model.named_parameters():
+    for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            bare = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "mask_token", "reg_token"))
+            bare = parameter.ndim <= 1 or name.endswith(tables) or name in exempt
             (plain if bare else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -519,8 +520,16 @@ def _time(seconds: float) -> str:
 
 
 def sha256(backbone: Path) -> str:
-    """Of a backbone's weights."""
-    return hashlib.sha256((backbone / "backbone.safetensors").read_bytes()).hexdigest()
+    """Of a backbone's weights; read once, however many cells ask, as long as the file is the same."""
+    path = (backbone / "backbone.safetensors").resolve()
+    state = path.stat()
+    return _sha256(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, *_: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_device(device: str, here: bool = True) -> None:

@@ -149,7 +149,8 @@ def _clean(text: str) -> str:
 
 def install(converted: Converted, cells: Sequence[Cell], runs: Path) -> None:
     """Write the backbone folders that the cells read, one a seed; equal weights share their bytes where they can."""
-    from objectives.pretrain import FORMAT, save_about, save_backbone
+    from objectives.backbone import FORMAT
+    from objectives.pretrain import save_about, save_backbone
 
     first: Path | None = None
     for foreign in {cell.pretraining.seed: cell.pretraining for cell in cells}.values():

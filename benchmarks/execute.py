@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,6 +287,8 @@ class Execution:
             (folder / "backbone.json").unlink()
             raise DataError(changed)
         self.reporter.say(f"trained {name} in {time.time() - started:.0f} s")
+        if collapse := _about(folder).get("collapse"):
+            self.reporter.say(f"warning: {name}: the features have collapsed: {collapse}")
         return folder
 
     def make_backbone(self, pretraining: Pretraining, folder: Path) -> None:
@@ -426,7 +429,7 @@ class Execution:
         backbone: Path | None = None,
     ) -> Record:
         pretraining = cell.pretraining
-        about = json.loads((backbone / "backbone.json").read_text()) if backbone else {}
+        about = _about(backbone) if backbone else {}
         weights = sha256(backbone) if backbone else None
         data = self.task_fingerprint(cell)
         metrics = {}
@@ -444,7 +447,7 @@ class Execution:
             reason=reason, metrics=metrics,
             cost={
                 "pretrain_images": about.get("images_seen", pretraining.images_seen),
-                "pretrain_seconds": about.get("seconds"), "train_images": outcome.train_images if outcome else None,
+                "pretrain_seconds": _pretrain_seconds(about), "train_images": outcome.train_images if outcome else None,
                 "seconds": round(seconds, 2), "device": device_name(device), "flops": None,
                 "peak_memory_bytes": peak_memory(),
             },
@@ -459,7 +462,7 @@ class Execution:
             config=cell.config(), started=_time(started), finished=_time(time.time()),
             items=outcome.items if outcome and outcome.items else None,
             chosen=outcome.chosen if outcome and outcome.chosen else None,
-            details={"baselines": outcome.baselines} if outcome and outcome.baselines else None,
+            details=_details(about, outcome),
         )
         if outcome is not None:
             try:
@@ -501,13 +504,38 @@ def _name(pretraining: Pretraining) -> str:
     return f"{pretraining.label} seed {pretraining.seed}"
 
 
+def _about(backbone: Path) -> dict[str, Any]:
+    return json.loads((backbone / "backbone.json").read_text())
+
+
+def _details(about: dict[str, Any], outcome: Outcome | None) -> dict[str, Any] | None:
+    """What a reader of the number should know: baselines without learning, and that the features collapsed."""
+    baselines, collapse = outcome.baselines if outcome else None, about.get("collapse")
+    return {**({"baselines": baselines} if baselines else {}), **({"collapse": collapse} if collapse else {})} or None
+
+
+def _pretrain_seconds(about: dict[str, Any]) -> float | None:
+    """Of a backbone from nothing: its own training, and what it shares with other seeds, whichever made it."""
+    if about.get("seconds") is None:
+        return None
+    return round(about["seconds"] + sum(about.get("shared_seconds", {}).values()), 2)
+
+
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def sha256(backbone: Path) -> str:
-    """Of a backbone's weights."""
-    return hashlib.sha256((backbone / "backbone.safetensors").read_bytes()).hexdigest()
+    """Of a backbone's weights; read once, however many cells ask, as long as the file is the same."""
+    path = (backbone / "backbone.safetensors").resolve()
+    state = path.stat()
+    return _sha256(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, *_: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_device(device: str, here: bool = True) -> None:

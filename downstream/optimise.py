@@ -23,6 +23,8 @@ from downstream.task import Job, TaskError
 
 OPTIMISERS = ("AdamW", "SGD", "LARS")
 SCHEDULES = ("cosine", "poly", "steps", "rise_fall")
+_LAST = ("norm.", "fc_norm.", "rel_pos_bias.", "shared_rel_pos.")  # of a backbone: what learns as fast as the head
+_TABLES = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
 
 
 def layer_groups(model: nn.Module, lr: float, weight_decay: float, decay: float) -> list[dict[str, Any]]:
@@ -30,7 +32,9 @@ def layer_groups(model: nn.Module, lr: float, weight_decay: float, decay: float)
 
     Layer i of N gets ``decay^(N + 1 - i)``: patch embedding, class token and positions are layer 0, the rest outside
     the blocks (final norm, neck, head) gets 1 (facebookresearch/mae: util/lr_decay.py). A Swin stage's merging counts
-    as a layer of its own (SwinTransformer/MIM-Depth-Estimation). One-dimensional parameters are not decayed in weight.
+    as a layer of its own (SwinTransformer/MIM-Depth-Estimation). A relative bias that all blocks share gets 1, too
+    (unilm: beit/optim_factory.py). One-dimensional parameters, tokens, tables of positions, and what timm exempts are
+    not decayed in weight.
     """
     net = model.backbone.net
     names: list[str] = []  # prefixes of the layers, in order
@@ -41,7 +45,7 @@ def layer_groups(model: nn.Module, lr: float, weight_decay: float, decay: float)
             if s:
                 names.append(f"layers.{s}.downsample.")
             names += [f"layers.{s}.blocks.{b}." for b in range(len(stage.blocks))]
-    count = len(names)
+    count, exempt = len(names), getattr(net, "no_weight_decay", set)()
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -50,8 +54,8 @@ def layer_groups(model: nn.Module, lr: float, weight_decay: float, decay: float)
         layer = count + 1
         if inner != name:
             found = [i for i, prefix in enumerate(names) if inner.startswith(prefix)]
-            layer = found[0] + 1 if found else (count + 1 if inner.startswith("norm") else 0)
-        bare = parameter.ndim <= 1 or inner.endswith(("pos_embed", "cls_token", "reg_token"))
+            layer = found[0] + 1 if found else (count + 1 if inner.startswith(_LAST) else 0)
+        bare = parameter.ndim <= 1 or inner.endswith(_TABLES) or (inner != name and inner in exempt)
         group = groups.setdefault((layer, bare), {
             "params": [], "lr": lr * decay ** (count + 1 - layer), "weight_decay": 0.0 if bare else weight_decay,
         })

@@ -33,6 +33,7 @@ _MAX_BYTES = 256 * 2**20  # far above any record with per-item scores; keeps a s
 _LARGEST = 1e30
 _SKIPPED_FOLDERS = frozenset({"mmengine", "pretrain"})  # logs and weights: never hold records, may hold many files
 _UNPROTECTED = frozenset({"environment", "started", "finished", "digest"})  # not covered by the digest
+_NOTES = ("baselines", "collapse")  # of details: what a task's record says beside its result
 _MEASURED_COST = ("pretrain_seconds", "seconds", "device", "peak_memory_bytes")  # differ from machine to machine
 _ENVIRONMENT = ("python", "packages", "git_commit", "dirty", "hardware")
 _FINGERPRINTS = ("cell", "config", "data", "backbone")
@@ -119,7 +120,7 @@ class Record:
     finished: str
     items: dict[str, list[float]] | None = None  # metric -> one score per test item, in order
     chosen: dict[str, Any] | None = None  # what a part cut from the training data chose: learning rate, layer, k, …
-    # of an analysis: what was found, layer by layer; of a task: `baselines`, see :attr:`baselines`
+    # of an analysis: what was found, by layer; of a task: `baselines`, see the property, and `collapse`
     details: dict[str, Any] | None = None
     schema: int = SCHEMA
     digest: str = ""
@@ -578,9 +579,9 @@ def _digest(payload: Mapping[str, Any]) -> str:
 
 
 def _outcome(record: Record) -> str:
-    # records made before there were `chosen` and baselines are the same results
+    # records made before there were `chosen`, baselines and the check for collapse are the same results
     kept = {name: getattr(record, name) for name in _FIELDS if name not in _UNPROTECTED and name != "chosen"}
-    kept["details"] = {name: value for name, value in (record.details or {}).items() if name != "baselines"}
+    kept["details"] = {name: value for name, value in (record.details or {}).items() if name not in _NOTES}
     kept["cost"] = {name: value for name, value in record.cost.items() if name not in _MEASURED_COST}
     if record.details is not None:  # what was added once another backbone was there changes nothing of its own
         kept["details"] = {name: value for name, value in record.details.items() if name != "between"}

@@ -511,6 +511,7 @@ def _draft(
     if not good:
         found = {status for status, _ in reasons}
         return _Draft(Cell(next(status for status in ("invalid", "failed", "skipped") if status in found)), notes)
+    notes += _collapses(good, label)
     seeds = {record.seed: record.main_metric[1]["value"] for record in good if record.main_metric}
     summary = summarise([record.main_metric[1]["value"] for record in good if record.main_metric])
     version = good[0].task_version
@@ -672,12 +673,27 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 
 def _numbered(row: Row, notes_of_cells: Sequence[list[str]], notes: list[str]) -> Row:
-    """The row with its notes appended to ``notes`` and their numbers in its cells."""
-    cells = {}
+    """The row with its notes appended to ``notes`` and their numbers in its cells; what several say is noted once."""
+    cells, numbers = {}, {}
     for (name, cell), own in zip(row.cells.items(), notes_of_cells, strict=True):
-        cells[name] = replace(cell, notes=tuple(range(len(notes) + 1, len(notes) + len(own) + 1)))
-        notes += own
+        for note in own:
+            if note not in numbers:
+                notes.append(note)
+                numbers[note] = len(notes)
+        cells[name] = replace(cell, notes=tuple(numbers[note] for note in own))
     return replace(row, cells=cells)
+
+
+def _collapses(records: Sequence[Record], label: str) -> list[str]:
+    """A note for each reason why backbones behind the records count as collapsed; the number stands as it is."""
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for record in records:
+        if reason := (record.details or {}).get("collapse"):
+            seeds[str(reason)].add(record.seed)
+    return [
+        _clean(f"{label}, seed{'s' * (len(own) > 1)} {', '.join(map(str, sorted(own)))}: features collapsed: {reason}")
+        for reason, own in sorted(seeds.items())
+    ]
 
 
 def _label(key: _RowKey) -> str:

@@ -31,17 +31,25 @@ FAMILIES: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
 )
 
 
+FORMAT = 1  # of backbone.json
+
+
+def foreign(model: object, kwargs: Mapping[str, Any]) -> str | None:
+    """What of timm's model name and arguments leads to weights or settings elsewhere, on the disk or the network."""
+    names = [key for key in kwargs if key == "checkpoint_path" or key.startswith(("pretrained", "cache_"))]
+    return names[0] if names else str(model) if ":" in str(model) else None
+
+
 def create_backbone(model: str, kwargs: Mapping[str, Any], drop_path: float = 0.0) -> nn.Module:
     """A freshly initialised timm model without classifier.
 
     Raises:
         ObjectiveError: timm knows no such model, or it does not take these arguments.
     """
-    foreign = [key for key in kwargs if key == "checkpoint_path" or key.startswith(("pretrained", "cache_"))]
-    if foreign or ":" in model:
+    if leads := foreign(model, kwargs):
         raise ObjectiveError(
-            f"backbone {model!r} with {dict(kwargs)}: {foreign[0] if foreign else model} names weights or settings "
-            "from elsewhere; pre-training starts from timm's own initialisation"
+            f"backbone {model!r} with {dict(kwargs)}: {leads} names weights or settings from elsewhere; pre-training "
+            "starts from timm's own initialisation"
         )
     try:
         net = timm.create_model(model, pretrained=False, **{**kwargs, "num_classes": 0, "drop_path_rate": drop_path})

@@ -207,7 +207,8 @@ class BlockMask(Corruption):
 class AttentionMask(Corruption):
     """Keeps a fixed number of patches, drawn without replacement with the teacher's attention as weights (MILAN).
 
-    What the teacher attends to is kept more often. It is drawn on the processor, which waits for the teacher. ``ratio`` and ``rounding`` as in :class:`RandomMask`.
+    What the teacher attends to is kept more often. ``ratio`` and ``rounding`` as in :class:`RandomMask`. Drawn on the
+    processor, which waits for the teacher's attention.
     """
 
     attentive = True

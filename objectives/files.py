@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 
 @contextmanager
@@ -73,3 +73,8 @@ def contents(slot: Mapping[str, Any]) -> dict[str, str]:
     named = {key: str(slot[key]) for key in ("source", "source_weights", "weights") if slot.get(key) is not None}
     found = {key: content(Path(path)) for key, path in named.items() if not path.startswith("timm:")}
     return {key: value for key, value in found.items() if value}
+def spent(path: Path, name: str) -> dict[str, float]:
+    """``{name: seconds}`` that a cached safetensors file says it took to make; empty where it does not say."""
+    with safe_open(path, "pt") as file:
+        seconds = (file.metadata() or {}).get("seconds")
+    return {} if seconds is None else {name: float(seconds)}

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from objectives.backbone import FORMAT, create_backbone, foreign
 from objectives.files import contents
 from objectives.precision import exact
 from objectives.recipe import ObjectiveError
@@ -257,10 +258,21 @@ def _from_timm(name: str, weights: str | None, head: bool) -> tuple[nn.Module, t
 
 
 def _from_folder(folder: Path) -> nn.Module:
-    about = json.loads((folder / "backbone.json").read_text())
-    kwargs = dict(about["kwargs"])
-    network = timm.create_model(about["model"], pretrained=False, **kwargs)
-    load_strictly(network, load_file(folder / "backbone.safetensors"), str(folder))
+    """The network of a backbone folder, which may be a stranger's: its description names a model and sizes, no more."""
+    path = folder / "backbone.json"
+    try:
+        about = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ObjectiveError(f"teacher {path} cannot be read: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT or not isinstance(about.get("kwargs"), dict):
+        raise ObjectiveError(f"teacher {path} is not a backbone description of format {FORMAT}")
+    model, kwargs = str(about.get("model")), about["kwargs"]
+    if leads := foreign(model, kwargs):
+        raise ObjectiveError(
+            f"teacher {path}: {leads} names weights or settings outside of the folder; such a folder is not read"
+        )
+    network = create_backbone(model, kwargs)
+    load_strictly(network, read_weights(folder / "backbone.safetensors"), str(folder))
     return network
 
 

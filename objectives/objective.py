@@ -161,10 +161,10 @@ class Objective(BaseModel):
     def forward(  # type: ignore[override]
         self, images: Tensor, labels: Tensor, index: Tensor, mode: str = "loss"
     ) -> dict[str, Tensor]:
-        """uint8 pictures (B, 3, S, S), labels (B,) and places in the data (B,), on the processor -> ``{"loss": scalar}``.
+        """uint8 pictures (B, 3, S, S), labels (B,) and places in the data (B,) -> ``{"loss": scalar}``.
 
-        Within autocast, student, head and moving averages of them compute in its type; views, targets and the loss are
-        float32.
+        The places are on the processor. Within autocast, student, head and moving averages of them compute in its
+        type; views, targets and the loss are float32.
 
         ``mode="tensor"`` gives the parts instead: clean view, what the student sees, small crops (or None),
         mask, target, prediction.

@@ -22,11 +22,12 @@ from mmengine.dist import barrier, get_world_size, is_distributed, is_main_proce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from safetensors.torch import load_file, save_file
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from objectives import checkpoint, parallel, processes
-from objectives.files import whole
+from objectives.backbone import FORMAT
+from objectives.files import spent, whole
+from objectives.health import collapse, feature_health
 from objectives.interruption import Deferred
 from objectives.machine import available_memory
 from objectives.objective import Objective, resize
@@ -38,7 +39,6 @@ from objectives.recipe import Crop, ObjectiveError, Optimiser, scaled_lr, weight
 from objectives.teacher import Progress
 from objectives.waiting import Waiting
 
-FORMAT = 1  # of backbone.json
 CHECKPOINT_EVERY = 100  # steps; a kill costs at most these
 LOSS_EVERY = 10  # steps between looks at the loss: reading it waits for the device
 DIVERGED = "diverged.safetensors"
@@ -94,10 +94,12 @@ class _Steps(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, job: PretrainJob, objective: Objective, pictures: Source, signals: Deferred) -> None:
+    def __init__(
+        self, job: PretrainJob, objective: Objective, pictures: Source, signals: Deferred, started: float
+    ) -> None:
         self.job, self.objective, self.pictures, self.signals = job, objective, pictures, signals
         self.log = job.folder / "log.jsonl"
-        self.started = time.time()
+        self.started = started  # as if the training had never been interrupted
         self.rows: list[dict[str, float]] = []
         self.lr = 0.0  # of the step being made
         self.loss = math.nan  # the last one that was looked at
@@ -228,6 +230,10 @@ def pretrain(job: PretrainJob, pictures: Source) -> Path:
     An interrupted training goes on from its last checkpoint, bit-equal to one that was never interrupted. Within a
     process group all of its processes call this together: each takes its share of every batch, process 0 writes.
 
+    ``backbone.json`` says, beside what the backbone is: ``seconds`` of all parts of an interrupted training;
+    ``shared_seconds`` of what seeds share, a tokenizer and teacher targets, whichever of them made it; ``features`` and
+    ``features_at_start`` (:func:`~objectives.health.health`); ``collapse``, why the features have collapsed, or null.
+
     Raises:
         ObjectiveError: the parts do not fit, the teacher has no weights, its codebook collapsed, the loss is not
             finite (the batch that did it is kept), or one picture is more than the device's memory holds.
@@ -237,34 +243,39 @@ def pretrain(job: PretrainJob, pictures: Source) -> Path:
     objective = build(job, pictures)
     started = time.time()
     losses: list[dict[str, float]] = []
+    facts: dict[str, Any] = {}
     if job.trains:
+        if is_main_process():
+            facts["features_at_start"] = feature_health(objective.student.backbone, pictures, job.input_size)
+        apart = time.time()
         with processes.first():
             if isinstance(pictures, Stream):
                 pictures.keep_decoded(
                     objective.view, job.cut, job.images_seen, job.cache, available_memory(), job.progress
                 )
             prepare(objective, job, pictures)
-            _cache_targets(objective, job, pictures)
-        objective, losses = _train(objective, job, pictures)
+            facts["shared_seconds"] = {**objective.teacher.seconds, **_cache_targets(objective, job, pictures)}
+        started += time.time() - apart
+        objective, losses, started = _train(objective, job, pictures, started)
     if is_main_process():
-        _write(objective, job, pictures, losses, time.time() - started)
+        _write(objective, job, pictures, losses, {"seconds": round(time.time() - started, 2), **facts})
     barrier()
     return job.folder
 
 
 def _write(
-    objective: Objective, job: PretrainJob, pictures: Source, losses: list[dict[str, float]], seconds: float
+    objective: Objective, job: PretrainJob, pictures: Source, losses: list[dict[str, float]], facts: dict[str, Any]
 ) -> None:
     """The backbone's folder."""
     objective.to("cpu")
     backbone = objective.student.backbone
+    features = feature_health(backbone, pictures, job.input_size)
     about = {
         "format": FORMAT, "model": job.model, "kwargs": {**job.kwargs, "num_classes": 0},
         "objective": job.objective, "suite": job.suite, "seed": job.seed,
         "images_seen": job.steps * job.batch_size if job.trains else 0, "input_size": job.input_size,
-        "data_fingerprint": pictures.fingerprint, "seconds": round(seconds, 2),
-        "final_loss": losses[-1]["loss"] if losses else None,
-        "features": feature_health(backbone, pictures, job.input_size),
+        "data_fingerprint": pictures.fingerprint, "final_loss": losses[-1]["loss"] if losses else None, **facts,
+        "features": features, "collapse": collapse(features, facts.get("features_at_start", features)),
         **(objective.teacher.about() if job.trains else {}), **job.about,
     }
     if job.trains:  # student and head, for pictures of what it predicts; the seam is the backbone alone
@@ -303,20 +314,25 @@ def save_weights(module: nn.Module, path: Path, leave_out: str | None = None) ->
         save_file(state, temporary)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: none on biases, norms, tokens and position tables."""
+def parameter_groups(objective: Objective, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: none on biases, norms, tokens, position tables, and what timm exempts.
+
+    That is what a network makes its relative positions of: Swin's and BEiT's tables, Swin V2's small network and scale.
+    """
+    tables = ("pos_embed", "cls_token", "mask_token", "reg_token", "relative_position_bias_table")
+    exempt = {f"student.backbone.{name}" for name in objective.student.backbone.no_weight_decay()}
     decayed, plain = [], []
-    for name, parameter in model.named_parameters():
+    for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            bare = parameter.ndim <= 1 or name.endswith(("pos_embed", "cls_token", "mask_token", "reg_token"))
+            bare = parameter.ndim <= 1 or name.endswith(tables) or name in exempt
             (plain if bare else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 def _train(
-    objective: Objective, job: PretrainJob, pictures: Source
-) -> tuple[Objective, list[dict[str, float]]]:
-    """The trained objective, whole in process 0, and the rows of its log."""
+    objective: Objective, job: PretrainJob, pictures: Source, started: float
+) -> tuple[Objective, list[dict[str, float]], float]:
+    """The trained objective, whole in process 0, the rows of its log, and when it would have started uninterrupted."""
     settings = job.optimiser
     lr = scaled_lr(settings, job.batch_size, objective.geometry.width)
     groups = parameter_groups(objective, settings.weight_decay)
@@ -339,7 +355,7 @@ def _train(
     if warmup:
         schedulers.insert(0, {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warmup})
     signals = Deferred()
-    steps = _Steps(job, objective, pictures, signals)
+    steps = _Steps(job, objective, pictures, signals, started)
     scratch = job.folder / "mmengine"
     share = job.batch_size // get_world_size()
     reading = chosen(
@@ -360,26 +376,28 @@ def _train(
         runner.train()
     if is_main_process():
         shutil.rmtree(scratch, ignore_errors=True)
-    return parallel.gathered(model, objective, lambda: build(job, pictures)), steps.rows
+    return parallel.gathered(model, objective, lambda: build(job, pictures)), steps.rows, steps.started
 
 
-def _cache_targets(objective: Objective, job: PretrainJob, pictures: Source) -> None:
+def _cache_targets(objective: Objective, job: PretrainJob, pictures: Source) -> dict[str, float]:
     """Compute a frozen teacher's targets once where crops are fixed and the budget sees pictures again.
 
+    Gives ``{"targets": seconds}`` that it took, now or when the cache was filled; empty where there is nothing to do.
     Stored as float16: the rounding (2^-11) is far below what a normalised target's loss notices. Ids as int32.
     """
     teacher, flips = objective.teacher, 2 if job.crop.flip else 1
     if not isinstance(pictures, Pictures):
-        return  # targets of a set larger than memory are larger still
+        return {}  # targets of a set larger than memory are larger still
     count = len(pictures)
     if not (teacher.cacheable and job.fixed_crop) or job.images_seen < count * flips:
-        return
+        return {}
     key = json.dumps([pictures.fingerprint, job.slots["teacher"], objective.view, asdict(objective.geometry), flips,
                       teacher.fingerprint()], sort_keys=True, default=str)
     path = job.cache / f"targets-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors" if job.cache else None
     if path is not None and path.is_file():
         objective.targets = load_file(path)["targets"]
-        return
+        return spent(path, "targets")
+    started = time.time()
     teacher.to(job.device)
     mean, std = objective.mean, objective.std
     parts = []
@@ -390,30 +408,9 @@ def _cache_targets(objective: Objective, job: PretrainJob, pictures: Source) -> 
         parts.append(targets.half() if targets.is_floating_point() else targets.int())
         job.progress("teacher targets", min(count, start + TEACHER_BATCH), count)
     objective.targets = torch.cat(parts)
+    seconds = round(time.time() - started, 2)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as temporary:
-            save_file({"targets": objective.targets}, temporary)
-
-
-@torch.no_grad()
-def feature_health(backbone: nn.Module, pictures: Source, input_size: int) -> dict[str, float]:
-    """Signs of collapse, over up to 64 pictures: effective rank and spread of the last layer's tokens.
-
-    ``effective_rank`` is exp of the entropy of the normalised singular values of the centred tokens (Roy & Vetterli,
-    2007): 1 when all tokens lie on a line, at most D. ``token_std`` is their standard deviation over the data,
-    averaged over channels.
-    """
-    backbone.eval()
-    mean = torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1)
-    images = pictures.squares(torch.arange(min(64, len(pictures))), input_size).contiguous()
-    x = resize((images.float() / 255 - mean) / std, input_size)
-    feature = backbone.forward_features(x)
-    prefix = getattr(backbone, "num_prefix_tokens", 0)
-    tokens = (feature[:, prefix:] if feature.ndim == 3 else feature.flatten(1, 2)).flatten(0, 1)
-    tokens = tokens - tokens.mean(0)
-    values = torch.linalg.svdvals(tokens.double())
-    share = values / values.sum().clamp(min=1e-12)
-    entropy = -(share * share.clamp(min=1e-12).log()).sum()
-    return {"effective_rank": round(float(entropy.exp()), 3), "token_std": round(float(tokens.std(0).mean()), 6)}
+            save_file({"targets": objective.targets}, temporary, {"seconds": str(seconds)})
+    return {"targets": seconds}

@@ -7,8 +7,9 @@ target is an id per token (B, L), in tokenizer.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -51,12 +52,14 @@ class Teacher(nn.Module):
         discrete: the target is an id per token, int64 (B, L).
         sees: "clean", the view before the corruption; or "seen", the crops that the student gets (:meth:`of_views`).
         unit: pixels of the target lie in [0, 1], not ImageNet-normalised.
+        seconds: that :meth:`prepare` took for each thing that seeds share, whichever of them made it.
     """
 
     cacheable = False
     discrete = False
     sees = "clean"
     unit = False
+    seconds: Mapping[str, float] = MappingProxyType({})
     width: int
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:  # pragma: no cover - interface

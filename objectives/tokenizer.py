@@ -19,12 +19,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from objectives.files import contents
+from objectives.files import spent
 from objectives.frozen import FrozenNetwork, load_strictly, read_weights
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
@@ -148,7 +147,6 @@ class Tokenizer(IdTeacher):
             raise ObjectiveError(f"objective.teacher: codes={codes} and steps={steps}; at least 2 codes and 1 step")
         super().__init__(geometry, codes)
         self.steps, self.lr, self.weights = steps, lr, weights
-        self.seconds: float | None = None  # that its training took, on whatever machine; None where it is not known
         with _fixed_noise():
             self._build()
         self.requires_grad_(False)
@@ -172,7 +170,7 @@ class Tokenizer(IdTeacher):
 
     def about(self) -> dict[str, dict[str, object]]:
         """Its codes, and its training, which is no part of the budget: views drawn, the same ones again counted too."""
-        trained = {"images_seen": 0 if self.weights is not None else self.steps * BATCH, "seconds": self.seconds}
+        trained = {"images_seen": 0 if self.weights is not None else self.steps * BATCH}
         return {"tokenizer": {**super().about()["tokenizer"], **trained}}
 
     def prepare(self, views: Views, device: str, cache: Path | None, progress: Progress) -> None:
@@ -187,9 +185,11 @@ class Tokenizer(IdTeacher):
                 key = json.dumps([self.settings(), views.key, torch.device(device).type], sort_keys=True)
                 path = cache / f"tokenizer-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
             if path is None or not self._load(path):
+                started = time.time()
                 self.to(device)
                 self._fit(views, device, progress)
                 self._count(views, device)
+                self.seconds = {"tokenizer": round(time.time() - started, 2)}
                 if path is not None:
                     self._save(path)
             self.to(device)
@@ -201,7 +201,6 @@ class Tokenizer(IdTeacher):
         self.ready = True
 
     def _fit(self, views: Views, device: str, progress: Progress) -> None:
-        started = time.time()
         generator = torch.Generator(device).manual_seed(SEED)
         self.requires_grad_(True)
         # betas and decay: VQ-KD's (microsoft/unilm: beit2/TOKENIZER.md); clip: of the BEiT family's pre-training
@@ -228,16 +227,13 @@ class Tokenizer(IdTeacher):
                     progress("tokenizer", step + 1, self.steps)
         optimiser.zero_grad()
         self.requires_grad_(False)
-        self.seconds = round(time.time() - started, 2)
 
     def _load(self, path: Path) -> bool:
         if not path.is_file():
             return False
         try:
             self.load_state_dict(load_file(path))
-            with safe_open(path, "pt") as file:
-                told = (file.metadata() or {}).get("seconds")
-            self.seconds = None if told is None else float(told)
+            self.seconds = spent(path, "tokenizer")
         except Exception as error:  # a damaged cache file costs its training, not the run; say so and train again
             print(f"tokenizer {path} cannot be read ({type(error).__name__}); training it again", file=sys.stderr)
             with _fixed_noise():
@@ -249,7 +245,7 @@ class Tokenizer(IdTeacher):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         state = {k: v.detach().cpu().contiguous().clone() for k, v in self.state_dict().items()}
-        save_file(state, temporary, None if self.seconds is None else {"seconds": str(self.seconds)})
+        save_file(state, temporary, {"seconds": str(self.seconds["tokenizer"])})
         os.replace(temporary, path)
 
 

@@ -21,7 +21,8 @@ def test_pretraining_on_cuda_follows_the_cpu(name, tmp_path):
     from objectives.pretrain import Pictures, PretrainJob, build, prepare, pretrain, save_weights
 
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    smooth = torch.nn.functional.interpolate(torch.rand(64, 3, 4, 4, generator=generator), size=(32, 32))
+    images = (255 * smooth).byte()
     pictures = Pictures(images, torch.arange(64) % 4, ("a", "b", "c", "d"), "x")
     losses, recipe = {}, recipes.get(name)
     slots = recipe.slots()
@@ -35,6 +36,8 @@ def test_pretraining_on_cuda_follows_the_cpu(name, tmp_path):
 
     if "steps" in slots["teacher"]:  # a tokenizer: the same for both, trained for a second on the processor
         slots["teacher"] |= {"steps": 20, "codes": 64}
+        if slots["teacher"]["type"] == "VQKD":
+            slots["teacher"] |= {"views": 64}
         objective = build(job("cpu"), pictures)
         prepare(objective, job("cpu"), pictures)
         slots["teacher"]["weights"] = str(tmp_path / "tokenizer.safetensors")
@@ -43,4 +46,4 @@ def test_pretraining_on_cuda_follows_the_cpu(name, tmp_path):
         pretrain(job(device), pictures)
         rows = [json.loads(line) for line in (tmp_path / device / "log.jsonl").read_text().splitlines()]
         losses[device] = [row["loss"] for row in rows]
-    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.03)  # bfloat16 against fp32
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.05)  # bfloat16 against fp32

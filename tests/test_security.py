@@ -1,6 +1,7 @@
 """SECURITY.md holds: no code comes in with data. Bad archives, records and weights: benchmarks/test_bad_input.py."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -45,6 +46,29 @@ def test_the_check_sees_what_it_looks_for(tmp_path):
 )
 def test_option_values_are_data(text):
     assert parse_value(text) == text  # no literal: stays the text that it is
+
+
+@pytest.mark.parametrize(
+    "leads", [
+        {"model": "hf-hub:stranger/model"}, {"model": "local-dir:/elsewhere"},
+        *({"kwargs": {key: "/elsewhere"}} for key in ("checkpoint_path", "pretrained", "pretrained_cfg", "cache_dir")),
+    ], ids=str,
+)
+def test_no_reader_of_backbones_follows_a_description_out(leads, tmp_path, monkeypatch):
+    from downstream.analysis.probe import load_network
+    from downstream.backbone import TimmBackbone, WeightsError
+    from objectives.frozen import FrozenNetwork
+    from objectives.recipe import ObjectiveError
+    from objectives.registry import Geometry
+
+    def teacher(folder):
+        FrozenNetwork(Geometry(32, 8, False, 32), str(folder))
+
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was asked"))
+    (tmp_path / "backbone.json").write_text(json.dumps({"format": 1, "model": "vit_tiny", "kwargs": {}, **leads}))
+    for read in (teacher, TimmBackbone, load_network):
+        with pytest.raises((ObjectiveError, WeightsError), match="outside of the folder; such a folder is not read"):
+            read(tmp_path)
 
 
 def test_security_md_names_tests_that_exist():

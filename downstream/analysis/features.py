@@ -13,7 +13,7 @@ HIGH = 0.25  # cycles per token: half of the highest frequency that a grid of to
 class RunningMoments:
     """Mean and scatter of tokens over all pictures, merged batch by batch (Chan, Golub & LeVeque, 1979).
 
-    Needs D² numbers for width D, whatever the pictures.
+    Needs D² numbers for width D, whatever the pictures; in float64, since rounding in float32 looks like directions.
     """
 
     def __init__(self) -> None:
@@ -22,11 +22,11 @@ class RunningMoments:
 
     def add(self, maps: Tensor) -> None:
         """Feature maps (B, D, h, w)."""
-        tokens = maps.flatten(2).transpose(1, 2).float()  # (B, L, D)
-        means = tokens.mean(1).double()  # (B, D)
+        tokens = maps.flatten(2).transpose(1, 2).double()  # (B, L, D)
+        means = tokens.mean(1)  # (B, D)
         mean = means.mean(0)
-        centred = (tokens - mean.to(tokens)).flatten(0, 1)
-        scatter = (centred.T @ centred).double()
+        centred = (tokens - mean).flatten(0, 1)
+        scatter = centred.T @ centred
         between = ((means - mean) ** 2).sum(0)
         count, pictures = centred.shape[0], tokens.shape[0]
         if not self.tokens:

@@ -15,13 +15,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from downstream.backbone import WeightsError, load_strict, read_about
+from downstream.backbone import build, load_strict, read_about
 from downstream.task import TaskError
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
@@ -96,13 +95,9 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any], int]:
         WeightsError: the folder cannot be read, timm does not know the model, or the weights do not fit.
     """
     about = read_about(folder)
-    kwargs = {**about["kwargs"], "num_classes": 0}
-    try:
-        net = timm.create_model(about["model"], pretrained=False, **kwargs)
-    except Exception as error:  # timm raises many kinds; each means that the description is wrong
-        raise WeightsError(f"{folder}: timm cannot build {about['model']!r} with {kwargs}: {error}") from error
+    net = build(about["model"], about["kwargs"], str(folder))
     load_strict(net, folder)
-    size = about.get("input_size") or kwargs.get("img_size") or net.pretrained_cfg["input_size"][-1]
+    size = about.get("input_size") or about["kwargs"].get("img_size") or net.pretrained_cfg["input_size"][-1]
     return net.eval().requires_grad_(False), about, int(size if isinstance(size, int) else size[0])
 
 

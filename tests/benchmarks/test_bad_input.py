@@ -147,6 +147,22 @@ def description_of_elsewhere(place):
     path.write_text(json.dumps(about))
 
 
+def teacher_of_elsewhere(**leads):
+    """A teacher's folder whose description points out of it."""
+    def change(place, folder):
+        path = folder / "backbone.json"
+        about = json.loads(path.read_text())
+        about["model"] = leads.get("model", about["model"])
+        about["kwargs"] |= {key: value.format(tmp=place.tmp) for key, value in leads.items() if key != "model"}
+        path.write_text(json.dumps(about))
+
+    def damage(place):
+        evil_weights(place)
+        backbone_folder(place, lambda folder: change(place, folder))
+
+    return damage
+
+
 def cut_weights(place):
     path = next(place.runs.glob("mini/*/seed0/pretrain/backbone.safetensors"))
     path.write_bytes(path.read_bytes()[:1000])
@@ -364,6 +380,15 @@ WEIGHTS += [
         "hf-hub:stranger/model names weights"),
     Row("backbone description that leads out", cell("classification"), "checkpoint_path names weights", HURT,
         damage=description_of_elsewhere),
+    Row("teacher with a checkpoint from elsewhere", built(f"{TEACHER}={{tmp}}/teacher", objective="maskdistill"),
+        "teacher/backbone.json: checkpoint_path names weights", damage=teacher_of_elsewhere(
+            checkpoint_path="{tmp}/evil.pth")),
+    Row("teacher from a hub", built(f"{TEACHER}={{tmp}}/teacher", objective="maskdistill"),
+        "teacher/backbone.json: hf-hub:stranger/model names weights", damage=teacher_of_elsewhere(
+            model="hf-hub:stranger/model")),
+    Row("teacher without a description", built(f"{TEACHER}={{tmp}}/teacher", objective="maskdistill"),
+        "teacher/backbone.json is not a backbone description", damage=lambda place: backbone_folder(
+            place, lambda folder: (folder / "backbone.json").write_text("[]"))),
     Row("weights cut off after training", cell("classification"), "cannot be read as safetensors", HURT,
         damage=cut_weights),
 ]

@@ -1,6 +1,7 @@
 """Several ``bench run`` on one runs folder: the work is shared, a dead process's lock is taken over."""
 
 import errno
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.execute import Execution, Threads
+from benchmarks.execute import Execution, Threads, sha256
 from benchmarks.locks import FOLDER, Busy, held
 from benchmarks.plan import Request, plan
 from benchmarks.progress import Reporter
@@ -49,6 +50,17 @@ def hold(runs, entered):
     with held(runs, WORK, wait=False):
         entered.set()
         time.sleep(60)
+
+
+def test_weights_are_hashed_once_as_long_as_they_are_the_same(tmp_path, monkeypatch):
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr("hashlib.file_digest", lambda file, kind: read.append(file.name) or digest(file, kind))
+    path = tmp_path / "backbone.safetensors"
+    for content in (b"one", b"two", b"longer"):
+        path.write_bytes(content)
+        os.utime(path, ns=(0, 10**9 * len(read)))
+        assert {sha256(tmp_path) for _ in range(3)} == {hashlib.sha256(content).hexdigest()}
+    assert len(read) == 3
 
 
 def test_a_lock_excludes_and_leaves_nothing(tmp_path):

@@ -9,6 +9,7 @@ from downstream.analysis.attention import KEYS, PAIRS, UNITS, Convention, head_s
 from downstream.analysis.features import RunningMoments, RunningSpectrum
 from downstream.analysis.probe import AnalysisError, Layout
 from downstream.analysis.similarity import RunningCKA, gram, hsic_biased, hsic_unbiased, linear_cka
+from objectives.health import health
 
 PLAIN = Convention()
 
@@ -254,6 +255,17 @@ def test_moments_of_collapse():
     assert moments(same_everywhere)["within"] == pytest.approx(0, abs=1e-5)
     same_pictures = draw(1, 8, 4, 4).expand(32, 8, 4, 4)
     assert moments(same_pictures)["within"] == pytest.approx(1, abs=1e-5)
+
+
+def test_rounding_is_no_direction_at_the_width_of_a_vit_b():
+    """And pre-training's check for collapse finds the same numbers, by another way."""
+    line = draw(32, 1, 4, 4) * draw(1, 768, 1, 1) + 3
+    wide = draw(64, 48, 4, 4)
+    wide = torch.einsum("bchw,cd->bdhw", wide, draw(48, 768))
+    for maps, rank in ((line, 1), (wide, 47)):
+        found = moments(maps)["effective_rank"]
+        assert found == pytest.approx(health(maps.flatten(2).transpose(1, 2))["effective_rank"], abs=2e-3)
+        assert found == pytest.approx(rank, rel=0.05 if rank > 1 else 1e-4)
 
 
 def spectrum(maps):

@@ -223,6 +223,40 @@ def test_layer_decay_of_swin_counts_each_merging_as_a_layer(make_backbone):
     assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
 
 
+@pytest.mark.parametrize(
+    ("timm_name", "kwargs", "layers"), [
+        ("beit_base_patch16_224", {"use_shared_rel_pos_bias": True, "use_rel_pos_bias": False},
+         {"rel_pos_bias.relative_position_bias_table": 3, "blocks.1.mlp.fc1.weight": 2}),
+        ("vit_relpos_small_patch16_224", {"shared_rel_pos": True}, {"shared_rel_pos.mlp.fc1.weight": 3}),
+        ("vit_base_patch16_clip_224", {}, {"norm_pre.weight": 0, "norm.weight": 3, "pos_embed": 0}),
+    ],
+)
+def test_layer_decay_goes_by_the_names_of_each_family(timm_name, kwargs, layers, make_backbone):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, **kwargs}
+    model = nn.Module()
+    model.backbone = TimmBackbone(make_backbone(timm_name, sizes), frozen=False)
+    rate = {id(p): group["lr"] for group in layer_groups(model, 1.0, 0.1, 0.5) for p in group["params"]}
+    named = dict(model.backbone.net.named_parameters())
+    assert {name: rate[id(named[name])] for name in layers} == {name: 0.5 ** (3 - n) for name, n in layers.items()}
+
+
+@pytest.mark.parametrize(
+    ("timm_name", "kwargs", "exempt"), [
+        ("swin_tiny_patch4_window7_224", {"window_size": 2}, ("relative_position_bias_table",)),
+        ("swinv2_tiny_window8_256", {"window_size": 2}, ("logit_scale", "cpb_mlp.0.weight", "cpb_mlp.2.weight")),
+    ],
+)
+def test_relative_positions_of_a_swin_are_not_decayed(timm_name, kwargs, exempt, make_backbone):
+    sizes = {"img_size": 64, "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], **kwargs}
+    model = nn.Module()
+    model.backbone = TimmBackbone(make_backbone(timm_name, sizes), frozen=False, input_size=64)
+    groups = layer_groups(model, lr=1.0, weight_decay=0.1, decay=0.5)
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    names = [name for name, p in model.named_parameters() if id(p) in decayed]
+    assert any(name.endswith("mlp.fc1.weight") for name in names)
+    assert not [name for name in names if name.endswith(exempt)]
+
+
 def rates_of(make, steps):
     """Learning rates of ``steps`` optimiser calls under the schedulers that ``make(wrapper)`` gives."""
     weight = nn.Parameter(torch.zeros(1))

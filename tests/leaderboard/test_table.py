@@ -106,6 +106,15 @@ def test_what_is_had_without_learning_stands_in_a_note(make_record):
     records = [make_record(40.0, task="tracking", seed=seed, details=still) for seed in (0, 1)]
     records += [make_record(41.0, task="tracking", objective="older"), make_record(50.0)]
     assert build(records).notes == ("tracking.frozen: a box that never moves scores SUC 8.90 %",)
+def test_a_collapse_is_noted_once_a_row_and_the_number_counts(make_record):
+    told = {"details": {"collapse": "effective rank 1, at initialisation 60"}}
+    records = [make_record(50.0, task=task, seed=seed, **(told if seed else {}))
+               for task in ("classification", "pose") for seed in (0, 1, 2)]
+    table = build([*records, make_record(40.0, objective="other")], [])
+    assert table.notes == ("mae, seeds 1, 2: features collapsed: effective rank 1, at initialisation 60",)
+    cells = row(table, "mae").cells
+    assert [(cell.n, cell.notes) for cell in cells.values()] == [(3, (1,))] * 2
+    assert cells["classification.frozen"].rank is not None
 
 
 def test_a_record_with_another_main_metric_is_invalid(make_record):

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from objectives import recipe as recipes
-from objectives.pretrain import _Steps, build, prepare, pretrain
+from objectives.compatibility import BACKBONES
+from objectives.pretrain import _Steps, build, parameter_groups, prepare, pretrain
 
 TRAINED = sorted(name for name, recipe in recipes.recipes().items() if recipe.trains)
 
@@ -107,6 +108,23 @@ def test_learning_rate_rule_gives_the_papers_value_at_the_papers_size():
     assert recipes.scaled_lr(optimiser, 4096, 768) == pytest.approx(2.4e-3)
     assert recipes.scaled_lr(optimiser, 1024, 768) == pytest.approx(1.2e-3)
     assert recipes.scaled_lr(optimiser, 4096, 192) == pytest.approx(9.6e-3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "exempt"), [
+        ("Swin", "relative_position_bias_table"), ("Swin V2", "logit_scale"), ("Swin V2", "cpb_mlp.2.weight"),
+        ("ViT, relative, per block", "relative_position_bias_table"), ("ViT, class token", "pos_embed"),
+    ],
+)
+def test_positions_are_not_decayed(backbone, exempt, make_job, pictures):
+    model, kwargs = BACKBONES[backbone]
+    objective = build(make_job("supervised", model=model, kwargs=kwargs, input_size=64), pictures)
+    decayed, plain = parameter_groups(objective, 0.05)
+    ids = [{id(p) for p in group["params"]} for group in (decayed, plain)]
+    own = [p for name, p in objective.named_parameters() if name.endswith(exempt)]
+    assert own
+    assert all(id(p) in ids[1] and id(p) not in ids[0] for p in own)
+    assert id(objective.head.predict.weight) in ids[0]
 
 
 def test_cached_targets_equal_fresh_ones(make_job, pictures, tmp_path):

@@ -1,8 +1,10 @@
 """What a training does when it is killed, told to stop, diverges, or runs out of memory or disk."""
 
 import errno
+import json
 import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -55,6 +57,29 @@ def test_a_signal_saves_its_step_and_the_rest_is_bit_equal(number, make_job, pic
     assert same(weights(whole_run), weights(pretrain(job, pictures)))
     assert (job.folder / "log.jsonl").read_text() == (whole_run / "log.jsonl").read_text()
     assert not checkpoint.found(job.folder)
+
+
+def test_seconds_are_those_of_all_parts(make_job, pictures, monkeypatch):
+    from objectives.objective import Objective
+
+    after = Objective.after_step
+    job = make_job("mae", images_seen=160)
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "after_step", lambda self, now: (time.sleep(0.5), after(self, now)))
+        stopped_after(3, patch, job, pictures)
+    about = json.loads((pretrain(job, pictures) / "backbone.json").read_text())
+    assert about["seconds"] > 1.5
+
+
+@pytest.mark.parametrize(("name", "stages"), [("maskdistill", {"targets"}), ("beit", {"tokenizer", "targets"})])
+def test_what_seeds_share_is_told_apart_and_to_all_of_them(name, stages, make_job, pictures, tmp_path):
+    told = []
+    for seed in (0, 1):
+        job = make_job(name, folder=f"seed{seed}", images_seen=96, seed=seed, cache=tmp_path / "cache")
+        told.append(json.loads((pretrain(job, pictures) / "backbone.json").read_text()))
+    assert told[0]["shared_seconds"] == told[1]["shared_seconds"]
+    assert told[0]["shared_seconds"].keys() == stages
+    assert all(seconds > 0 for seconds in told[0]["shared_seconds"].values())
 
 
 def test_a_second_signal_leaves_at_once():

@@ -57,7 +57,8 @@ def evaluate(job: Job) -> Outcome:
     ``input_size`` is (height, width) of the crop, whose box is padded by 1.25 (mmpose). ``head``: "linear" (the heat
     map is ``upsample`` times as fine as the tokens), "classic" (deconvolutions of ``deconv`` channels, ViTPose: two of
     256) or "simple" (ReLU, 4 times bilinear, one 3x3 convolution, ViTPose). ``patch_padding``: pixels of padding before
-    the patches (ViTPose: 2). ``test_limit`` counts pictures, with all people in them. ``neck``, before the head: "batchnorm" without affine, or "none" (ViTPose).
+    the patches (ViTPose: 2). ``neck``, before the head: "batchnorm" without affine, or "none" (ViTPose).
+    ``test_limit`` counts pictures, with all people in them.
     """
     chosen = engine.settings(job, **DEFAULTS)
     engine.one_of(job, chosen, "neck", ("batchnorm", "none"))

@@ -2,9 +2,10 @@
 
 ``frozen`` and ``attentive``: with ``cache`` the backbone sees each training picture once and neck and head are trained
 on its maps, without it runs at every step; of a small grid of learning rates (and layers) the head with the lowest loss
-on a part cut from *train* is kept (:mod:`downstream.frozen`). ``knn``: nothing is trained (:mod:`downstream.neighbours`). ``finetune``: everything is
-trained on the pictures, with a learning rate that falls with depth. Training is driven by mmengine's Runner
-(:mod:`downstream.optimise`) and scored by the framework's own metric on the raw test pictures.
+on a part cut from *train* is kept (:mod:`downstream.frozen`). ``knn``: nothing is trained
+(:mod:`downstream.neighbours`). ``finetune``: everything is trained on the pictures, with a learning rate that falls
+with depth. Training is driven by mmengine's Runner (:mod:`downstream.optimise`) and scored by the framework's own
+metric on the raw test pictures.
 """
 
 from __future__ import annotations

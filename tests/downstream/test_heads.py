@@ -76,6 +76,19 @@ def test_uper_on_swin_reads_its_four_stages(make_backbone, make_job):
 
 
 @pytest.mark.parametrize(
+    ("task", "settings"),
+    [("segmentation", {"scale": (64, 40), "slide_stride": (24, 24)}),
+     ("depth", {name: value for name, value in DECONV.items() if name != "head"}),
+     ("pose", {"layers": (-1,), "head": "classic", "deconv": (8, 8), "flip_test": True})],
+)
+def test_grids_of_heads_take_augmented_pictures_and_the_papers_tests(task, settings, make_job):
+    outcome = evaluate(make_job(task, **{"layers": (0, -1), "cache": False, "epochs": 1, "test_batch": 1, **settings}))
+    assert outcome.train_images == 10
+    assert outcome.chosen["layer"] in (0, -1)
+    assert outcome.chosen["lr"] in (1e-3, 1e-2)
+
+
+@pytest.mark.parametrize(
     ("task", "settings", "message"),
     [("segmentation", {"head": "upper"}, "linear, uper"), ("segmentation", {"head": "uper"}, "four different out_ind"),
      ("segmentation", {"scale": (64, 48)}, "slide_stride"), ("depth", {"head": "dpt"}, "linear, deconv"),

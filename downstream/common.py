@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,15 @@ class FlipDense(BaseTransform):
             for key in ("img", self.key):
                 results[key] = np.ascontiguousarray(results[key][:, ::-1])
         return results
+
+
+def check_names(task: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raises TaskError where a setting is not one of the task's; it gives the nearest one."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+            raise TaskError(f"{task}: no setting {name!r}; {hint}")
 
 
 def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

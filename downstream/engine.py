@@ -1,15 +1,15 @@
 """The engine of every task but tracking: train what the protocol says, then the real test loop.
 
-``frozen`` and ``attentive``: the backbone sees each training picture once; neck and head are trained on the cached maps
-for each learning rate of a small grid, the one with the lowest loss on a part cut from *train* is kept
-(:mod:`downstream.frozen`). ``knn``: nothing is trained (:mod:`downstream.neighbours`). ``finetune``: everything is
-trained on the pictures, with a learning rate that falls with depth. Training is driven by mmengine's Runner
-(:mod:`downstream.optimise`) and scored by the framework's own metric on the raw test pictures.
+``frozen`` and ``attentive``: with ``cache`` the backbone sees each training picture once and neck and head are trained
+on its maps, without it runs at every step; of a small grid of learning rates (and layers) the head with the lowest loss
+on a part cut from *train* is kept (:mod:`downstream.frozen`). ``knn``: nothing is trained
+(:mod:`downstream.neighbours`). ``finetune``: everything is trained on the pictures, with a learning rate that falls
+with depth. Training is driven by mmengine's Runner (:mod:`downstream.optimise`) and scored by the framework's own
+metric on the raw test pictures.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import io
 import json
@@ -32,8 +32,10 @@ from mmengine.runner import Runner, set_random_seed
 from torch.utils.data import Dataset, Subset
 
 from downstream import frozen, neighbours, processes
-from downstream.optimise import OPTIMISERS, SCHEDULES, Watch, layer_groups, optimise, places
+from downstream.common import check_names
+from downstream.optimise import OPTIMISERS, SCHEDULES, layer_groups, optimise, places
 from downstream.task import Job, MissingData, TaskError
+from downstream.watch import Watch
 
 TEST_BATCH = 32
 
@@ -90,11 +92,7 @@ def settings(job: Job, **defaults: Any) -> dict[str, Any]:
         TaskError: a setting that the task does not know, or a number out of range.
     """
     known = {**COMMON, **defaults}
-    for name in job.settings:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-            raise TaskError(f"{job.task}: no setting {name!r}; {hint}")
+    check_names(job.task, job.settings, known)
     chosen = {**known, **job.settings}
     for name in ("epochs", "batch_size", "accumulate", "test_batch"):
         if not isinstance(chosen[name], int) or chosen[name] < 1:
@@ -214,7 +212,8 @@ def _test(
     metric = METRICS.build(recipe.metric)
     several = get_world_size() > 1
     items = processes.part(len(test))
-    watch = Watch(job, "test", math.ceil(len(items) / chosen["test_batch"]))
+    batches = math.ceil(len(items) / chosen["test_batch"])
+    watch = Watch(job.task, batches, lambda number, _: job.progress("test", number, batches))
     runner = Runner(
         model=model, **places(job, "test"),
         test_dataloader={

@@ -93,7 +93,8 @@ def _one_pass(
     model: BaseModel, head: Any, part: Dataset, held: Dataset, job: Job, chosen: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """All heads of the grid together: their losses are added, so each one's gradient is its own."""
-    alone = {**chosen, "clip": None}  # a norm over all heads would tie them to one another
+    # a norm over all heads would tie them to one another; their many small tensors are updated in one call
+    alone = {**chosen, "clip": None, "fused": True}
     loss = optimise(model, part, job, alone, head.groups(), f"{head.count} heads")
     scores = _losses(model, held, chosen)
     rows = [

@@ -99,7 +99,7 @@ class HeadGrid(Grid, BaseModule):
         for number, head in enumerate(self.heads):
             found = head.loss(self._map(feats, number), *args, **kwargs)
             losses.append(sum(value.mean() for name, value in found.items() if "loss" in name))
-        return summed(losses, self.training)
+        return summed(torch.stack(losses), self.training)
 
     def predict(self, feats: Any, *args: Any, **kwargs: Any) -> Any:
         """By the chosen head; mmpose gives a list of two for the flip test."""
@@ -123,7 +123,6 @@ def of_heads(
         "type": "mmengine.HeadGrid", "heads": heads, "layers": layers, "rates": rates}
 
 
-def summed(losses: Sequence[Tensor], training: bool) -> dict[str, Tensor]:
-    """The losses of a grid's heads as its model's: each head's gradient is its own."""
-    each = torch.stack(list(losses))
+def summed(each: Tensor, training: bool) -> dict[str, Tensor]:
+    """The losses of a grid's heads, (layers × rates,), as its model's: each head's gradient is its own."""
     return {"loss": each.sum()} if training else {"loss": each.sum(), "each_loss": each}

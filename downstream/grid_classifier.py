@@ -45,8 +45,10 @@ class GridClsHead(Grid, ClsHead):
         losses = []
         for x, weights, biases in zip(feats, self.weights, self.biases, strict=True):
             logits = nn.functional.linear(x, torch.cat(list(weights)), torch.cat(list(biases)))  # all rates at once
-            losses += [self.loss_module(part, labels) for part in logits.view(len(x), len(self.rates), -1).unbind(1)]
-        return summed(losses, self.training)
+            repeated = labels.repeat_interleave(len(self.rates))
+            each = self.loss_module(logits.view(len(repeated), -1), repeated, reduction_override="none")
+            losses.append(each.view(len(x), -1).mean(0))
+        return summed(torch.cat(losses), self.training)
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
         """Logits (B, classes) of the chosen classifier."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
-from mmengine.hooks import Hook
+from mmengine.dist import get_world_size
 from mmengine.model import BaseModel
 from mmengine.optim import _ParamScheduler
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
@@ -19,7 +17,8 @@ from torch.utils.data import Dataset
 
 from downstream import processes
 from downstream.features import CachedFeatures
-from downstream.task import Job, TaskError
+from downstream.task import Job
+from downstream.watch import Watch
 
 OPTIMISERS = ("AdamW", "SGD", "LARS")
 SCHEDULES = ("cosine", "poly", "steps", "rise_fall")
@@ -61,32 +60,6 @@ def layer_groups(model: nn.Module, lr: float, weight_decay: float, decay: float)
         })
         group["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
-
-
-class Watch(Hook):
-    """Progress, and a stop with a reason when the loss is not finite."""
-
-    def __init__(self, job: Job, stage: str, steps: int) -> None:
-        self.job, self.stage, self.steps = job, stage, steps
-        self.recent: list[float] = []
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
-        step = runner.iter + 1
-        if step % 20 == 0 or step > self.steps - 5:
-            loss = outputs["loss"].detach().clone()
-            all_reduce(loss, "mean")
-            loss = loss.item()
-            if not math.isfinite(loss):
-                raise TaskError(f"{self.job.task}: the loss is {loss} at step {step} of {self.steps}; lower lr")
-            self.recent = [*self.recent[-4:], loss]
-            self.job.progress(f"{self.stage}, loss {loss:.3f}", step, self.steps)
-
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        self.job.progress(self.stage, batch_idx + 1, self.steps)
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -133,11 +106,17 @@ def optimiser(chosen: dict[str, Any], groups: list[dict[str, Any]]) -> torch.opt
     groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
     decay = chosen["weight_decay"]
     if chosen["optimizer"] == "AdamW":
-        return torch.optim.AdamW(groups, weight_decay=decay, betas=tuple(chosen["betas"]))
+        return torch.optim.AdamW(groups, weight_decay=decay, betas=tuple(chosen["betas"]), fused=chosen.get("fused"))
     if chosen["optimizer"] == "SGD":
         return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=0.9, weight_decay=decay)
     from mmpretrain.engine.optimizers import LARS
 
+    # as in MAE's probe, vectors (biases) step by the plain rate, without decay (facebookresearch/mae: util/lars.py)
+    groups = [
+        {**group, "params": found, **({"lars_exclude": True, "weight_decay": 0.0} if vectors else {})}
+        for group in groups for vectors in (False, True)
+        if (found := [p for p in group["params"] if (p.ndim <= 1) == vectors])
+    ]
     return LARS(groups, lr=groups[0]["lr"], momentum=0.9, weight_decay=decay)
 
 
@@ -154,7 +133,7 @@ def optimise(
     batch_size = min(chosen["batch_size"], len(data))
     steps = chosen["epochs"] * max(1, len(data) // batch_size)
     share = processes.divided(job, batch_size)
-    watch = Watch(job, stage, steps)
+    watch = Watch(job.task, steps, lambda step, loss: job.progress(f"{stage}, loss {loss:.3f}", step, steps))
     cached = isinstance(data, CachedFeatures)
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimiser(chosen, groups)}
     if chosen["amp"]:
@@ -176,7 +155,7 @@ def optimise(
     )
     model.train()
     runner.train()
-    return sum(watch.recent) / len(watch.recent)
+    return watch.mean()
 
 
 def places(job: Job, stage: str) -> dict[str, Any]:

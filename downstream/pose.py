@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmpose.datasets.datasets.body import CocoDataset, CrowdPoseDataset
 from mmpose.models.heads import HeatmapHead
 from mmpose.registry import DATASETS, MODELS
@@ -56,6 +58,7 @@ def evaluate(job: Job) -> Outcome:
     map is ``upsample`` times as fine as the tokens), "classic" (deconvolutions of ``deconv`` channels, ViTPose: two of
     256) or "simple" (ReLU, 4 times bilinear, one 3x3 convolution, ViTPose). ``patch_padding``: pixels of padding before
     the patches (ViTPose: 2). ``neck``, before the head: "batchnorm" without affine, or "none" (ViTPose).
+    ``test_limit`` counts pictures, with all people in them.
     """
     chosen = engine.settings(job, **DEFAULTS)
     engine.one_of(job, chosen, "neck", ("batchnorm", "none"))
@@ -69,11 +72,35 @@ def evaluate(job: Job) -> Outcome:
         check_annotations(root / job.data[f"{part}_annotations"], root / job.data[f"{part}_images"], layout.count)
     if job.data.get("val_boxes"):
         common.need(root / job.data["val_boxes"], "pose")
-    found = engine.run(job, recipe(job, chosen), chosen)
+    with tempfile.TemporaryDirectory(prefix=".limited-", dir=job.work_dir) as folder:
+        if chosen["test_limit"] is not None:
+            job = replace(job, data=limited(job.data, chosen["test_limit"], Path(folder)))
+            chosen["test_limit"] = None
+        found = engine.run(job, recipe(job, chosen), chosen)
     # pycocotools says -1 where a score is not defined: no detection at all
     metrics = {name: 100 * max(0.0, found.numbers[f"coco/{key}"]) for name, key in
                (("AP", "AP"), ("AP50", "AP .5"), ("AR", "AR"))}
     return Outcome(metrics, found.seen, chosen=found.chosen)
+
+
+def limited(section: dict[str, Any], count: int, folder: Path) -> dict[str, Any]:
+    """The data section with at most ``count`` test pictures, always the same ones, in annotation files of ``folder``.
+
+    Scores count every person of the annotations, so that those of other pictures must not stand there.
+    """
+    root = Path(section["root"])
+    content = json.loads((root / section["val_annotations"]).read_text())
+    order = torch.randperm(len(content["images"]), generator=torch.Generator().manual_seed(0))[:count].sort().values
+    content["images"] = [content["images"][i] for i in order.tolist()]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
+    (folder / "annotations.json").write_text(json.dumps(content))
+    section = {**section, "val_annotations": str((folder / "annotations.json").resolve())}
+    if section.get("val_boxes"):
+        boxes = [box for box in json.loads((root / section["val_boxes"]).read_text()) if box["image_id"] in kept]
+        (folder / "boxes.json").write_text(json.dumps(boxes))
+        section["val_boxes"] = str((folder / "boxes.json").resolve())
+    return section
 
 
 def check_annotations(path: Path, images: Path, count: int) -> None:

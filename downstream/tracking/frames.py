@@ -5,27 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from downstream.task import MissingData, TaskError
+from downstream.common import need, read_picture
 
 
 def read_frame(path: str | Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB.
 
-    Pillow and not OpenCV: OpenCV returns a truncated JPEG as a half grey picture without an error.
-
     Raises:
         MissingData: the file is not there.
         TaskError: the file is not a whole picture.
     """
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except FileNotFoundError:
-        raise MissingData(f"{path}: frame not found; unpack the data set again") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise TaskError(f"{path}: not a whole picture ({error}); copy this frame again") from None
+    return read_picture(need(Path(path), "tracking"))
 
 
 class FrameStore:

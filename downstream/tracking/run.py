@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import shutil
@@ -14,6 +13,7 @@ import torch
 from mmdet.registry import MODELS
 
 from downstream.backbone import MEAN, STD
+from downstream.common import check_names
 from downstream.task import FROZEN_FINETUNE, Job, Outcome, TaskError
 from downstream.tracking.evaluator import OnePassEvaluation
 from downstream.tracking.follow import follow
@@ -88,11 +88,7 @@ def read_settings(given: dict[str, Any]) -> Settings:
     Raises:
         TaskError: a name that is not a setting; the message gives the nearest one.
     """
-    known = [field.name for field in fields(Settings)]
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0) or known
-            raise TaskError(f"tracking settings: unknown {name!r}; the nearest is {near[0]!r}")
+    check_names("tracking", given, [field.name for field in fields(Settings)])
     return Settings(**given)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 
 import torch
 from mmengine.dataset import default_collate
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
-from downstream.task import TaskError
 from downstream.tracking.model import SingleObjectTracker
 from downstream.tracking.pairs import FeatureDataset, PairDataset
+from downstream.watch import Watch
 
 Report = Callable[[int, int], None]
 """Called as ``report(done, total)``."""
@@ -36,22 +34,6 @@ def extract(model: SingleObjectTracker, pairs: PairDataset, batch_size: int, rep
         samples.extend(sample.to("cpu") for sample in batch["data_samples"])
         report(number, len(loader))
     return FeatureDataset((torch.cat(features["template"]), torch.cat(features["search"])), samples)
-
-
-class _Watch(Hook):
-    """Keeps the losses, reports the steps, and stops with a reason when the loss is not finite."""
-
-    def __init__(self, steps: int, report: Report) -> None:
-        self.steps, self.report, self.losses = steps, report, []
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
-        step, loss = runner.iter + 1, outputs["loss"].item()
-        if not math.isfinite(loss):
-            raise TaskError(f"tracking: the loss is {loss} at step {step} of {self.steps}; lower lr in the settings")
-        self.losses.append(loss)
-        self.report(step, self.steps)
 
 
 def optimise(
@@ -78,7 +60,7 @@ def optimise(
         warmup, drop_at: shares of ``steps``.
         work_dir: where the Runner puts what it insists on writing.
     """
-    watch = _Watch(steps, report)
+    watch = Watch("tracking", steps, lambda step, loss: report(step, steps), every=1)
     schedule: list[dict[str, Any]] = [
         {"type": "MultiStepLR", "milestones": [max(1, round(steps * drop_at))], "by_epoch": False}
     ]

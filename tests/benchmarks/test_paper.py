@@ -66,6 +66,24 @@ def test_families_have_their_own_recipes():
     assert settings("mae", "segmentation", "finetune", swin)["out_indices"] == (0, 1, 2, 3)
 
 
+def test_frozen_heads_are_grids_trained_in_one_pass():
+    """Linear where the task allows; a learning rate and a layer for each head."""
+    for task in ("classification", "segmentation", "segmentation_camvid", "pose", "pose_crowdpose", "depth",
+                 "depth_kitti"):
+        found = settings("mae", task, "frozen")
+        assert found["layers"], task
+        assert len(found["lr"]) > 1, task
+        assert found.get("head", "linear") == ("classic" if task.startswith("pose") else "linear")
+    assert settings("mae", "classification", "frozen")["pool"] == "token"
+
+
+def test_fine_tuning_has_the_papers_necks():
+    swin = "suite.model=swinv2_base_window12_192"
+    assert settings("mae", "classification", "finetune")["neck"] == "layernorm"
+    assert settings("simmim", "classification", "finetune", swin)["neck"] == "none"
+    assert settings("mae", "pose", "finetune")["neck"] == "none"
+
+
 def test_what_the_user_sets_wins_over_the_family():
     assert settings("beit", "classification", "finetune", "task.classification.lr=1e-4")["lr"] == 1e-4
     assert settings("beit", "segmentation", "finetune", "task.classification.lr=1e-4")["lr"] == 7e-4

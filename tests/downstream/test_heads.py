@@ -10,8 +10,11 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+from torch import nn
 
 from downstream import engine
+from downstream.backbone import TimmBackbone
 from downstream.task import TASKS, TaskError, evaluate
 
 UPER = {"head": "uper", "out_indices": (0, 1, 2, 3), "channels": 16, "auxiliary": 8}
@@ -33,20 +36,56 @@ DECONV = {"head": "deconv", "crop_size": (32, 32), "imagenet_norm": False, "flip
                                         "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}),
     ],
 )
-def test_the_papers_recipes_run(task, protocol, settings, make_job, make_backbone):
+def test_the_papers_recipes_run_and_learn(task, protocol, settings, make_job, make_backbone, monkeypatch):
+    losses = []
+
+    def noted(self, runner, batch_idx, data_batch=None, outputs=None):
+        losses.append(outputs["loss"].item())
+
+    monkeypatch.setattr(engine.Watch, "after_train_iter", noted)
+    monkeypatch.setattr(engine.Watch, "mean", lambda self: losses[-1])
     kwargs = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
     folder = make_backbone("vit_tiny_patch16_224", kwargs)
-    outcome = evaluate(make_job(task, protocol, folder=folder, **{"lr": 1e-3, **settings}))
+    outcome = evaluate(make_job(task, protocol, folder=folder, **{"lr": 1e-3, "epochs": 8, "clip": None, **settings}))
+    assert len(losses) == 8 * 3
+    assert outcome.train_images == 8 * 12
+    assert sum(losses[-6:]) < sum(losses[:6])
     for metric in TASKS[task].metrics:
         assert metric.low <= outcome.metrics[metric.name] <= metric.high
 
 
-def test_uper_on_swin_needs_no_pyramid(make_backbone, make_job):
+def test_uper_on_swin_reads_its_four_stages(make_backbone, make_job):
+    """No pyramid is made of them, logits have the first one's size, and every stage gets a gradient."""
+    from downstream.segmentation import DEFAULTS, recipe
+
     kwargs = {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
     folder = make_backbone("swinv2_tiny_window8_256", kwargs)
-    settings = {**UPER, "input_size": 64}
-    outcome = evaluate(make_job("segmentation", "finetune", folder=folder, lr=1e-3, **settings))
-    assert 0 <= outcome.metrics["mIoU"] <= 100
+    job = make_job("segmentation", "finetune", folder=folder)
+    with engine.quiet("mmseg"):
+        torch.manual_seed(0)
+        chosen = {**engine.COMMON, **DEFAULTS, **UPER, "input_size": 64}
+        model = MODELS.build(ConfigDict(recipe(job, chosen, ["one", "two", "three"]).model)).train()
+        assert not model.with_neck
+        maps = model.extract_feat(torch.randn(2, 3, 64, 64))
+        assert [tuple(m.shape[1:]) for m in maps] == [(16, 16, 16), (32, 8, 8), (64, 4, 4), (128, 2, 2)]
+        logits = model.decode_head(maps)
+        assert logits.shape == (2, 3, 16, 16)
+        nn.functional.cross_entropy(logits, torch.randint(0, 3, (2, 16, 16))).backward()
+    for stage in model.backbone.net.layers:
+        assert stage.blocks[0].norm2.weight.grad.abs().sum() > 0  # which starts at 0, and with it what lies before
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [("segmentation", {"scale": (64, 40), "slide_stride": (24, 24)}),
+     ("depth", {name: value for name, value in DECONV.items() if name != "head"}),
+     ("pose", {"layers": (-1,), "head": "classic", "deconv": (8, 8), "flip_test": True})],
+)
+def test_grids_of_heads_take_augmented_pictures_and_the_papers_tests(task, settings, make_job):
+    outcome = evaluate(make_job(task, **{"layers": (0, -1), "cache": False, "epochs": 1, "test_batch": 1, **settings}))
+    assert outcome.train_images == 10
+    assert outcome.chosen["layer"] in (0, -1)
+    assert outcome.chosen["lr"] in (1e-3, 1e-2)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +98,36 @@ def test_settings_that_make_no_sense_are_one_line(task, settings, message, make_
     with pytest.raises(TaskError, match=message) as caught:
         evaluate(make_job(task, "finetune", **settings))
     assert "\n" not in str(caught.value)
+
+
+def test_the_papers_fine_tuning_reads_the_patches_and_norms_once(make_job, backbone):
+    """MAE, BEiT: no final norm, mean of the patches, LayerNorm; the probe of MAE: the class token. ViTPose: no neck."""
+    from downstream import classification, pose
+
+    images = torch.randn(2, 3, 32, 32)
+
+    def built(module, task, scope, *more, protocol="finetune", **settings):
+        job = make_job(task, protocol, **settings)
+        chosen = engine.settings(job, **module.DEFAULTS)
+        with engine.quiet(scope):
+            return MODELS.build(ConfigDict(module.recipe(job, chosen, *more).model)).eval()
+
+    model = built(classification, "classification", "mmpretrain", ["a", "b"], neck="layernorm", drop_path_rate=0.0)
+    net = TimmBackbone(backbone).net
+    tokens = net.forward_intermediates(images, intermediates_only=True, norm=False, output_fmt="NLC")[-1]
+    expected = nn.functional.layer_norm(tokens.mean(1), (32,), eps=1e-6)
+    assert torch.allclose(model.extract_feat(images)[0], expected, atol=1e-5)
+    assert not any("backbone.net.norm" in name for name, _ in model.named_parameters())
+    model = built(classification, "classification", "mmpretrain", ["a", "b"], protocol="frozen", layers=(0, -1),
+                  pool="token")
+    found = model.backbone(images)
+    assert torch.allclose(found[1], net.forward_features(images)[:, 0], atol=1e-5)
+    assert torch.allclose(found[0], net.norm(net.blocks[0](net._pos_embed(net.patch_embed(images))))[:, 0], atol=1e-5)
+    model = built(pose, "pose", "mmpose", neck="none")
+    assert torch.equal(model.extract_feat(images)[-1], model.backbone(images)[-1])
+    for setting in ({"neck": "layer"}, {"pool": "max"}, {"neck": "none", "layers": (-1,)}):
+        with pytest.raises(TaskError, match=next(iter(setting))):
+            evaluate(make_job("classification", "frozen", **setting))
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------
@@ -184,6 +253,33 @@ def test_a_detectors_boxes_take_the_place_of_the_truths(data, tmp_path, make_job
     (root / "boxes.json").unlink()
     with pytest.raises(TaskError, match=r"boxes\.json"):
         evaluate(replace(job, data={**job.data, "root": str(root), "val_boxes": "boxes.json"}))
+
+
+def test_people_of_other_pictures_do_not_count_under_a_limit(data, tmp_path, make_job, monkeypatch):
+    """The truth as prediction scores 1 on three pictures of eight, not 3/8."""
+    from mmpose.models import TopdownPoseEstimator
+
+    def told(self, inputs, data_samples=None, mode="loss"):
+        for sample in data_samples:
+            sample.pred_instances = InstanceData(
+                keypoints=sample.gt_instances.keypoints, keypoint_scores=np.ones((1, 17), np.float32))
+        return data_samples
+
+    monkeypatch.setattr(engine.frozen, "train_heads", lambda *arguments: (0, {}))
+    monkeypatch.setattr(TopdownPoseEstimator, "forward", told)
+    root = shutil.copytree(data / "coco", tmp_path / "coco")
+    boxes = [{"image_id": i + 1, "category_id": 1, "bbox": [6.0, 6.0, 36.0, 36.0], "score": 0.5} for i in range(8)]
+    (root / "boxes.json").write_text(json.dumps(boxes))
+    job = make_job("pose", test_limit=3)
+    assert evaluate(job).metrics == pytest.approx({"AP": 100, "AP50": 100, "AR": 100})
+    assert not list(job.work_dir.glob(".limited*"))
+    from downstream.pose import limited
+
+    section = limited({**job.data, "root": str(root), "val_boxes": "boxes.json"}, 3, tmp_path)
+    kept = [json.loads((tmp_path / name).read_text()) for name in ("annotations.json", "boxes.json")]
+    assert {box["image_id"] for box in kept[1]} == {image["id"] for image in kept[0]["images"]}
+    assert len(kept[1]) == 3
+    assert section["val_boxes"] == str(tmp_path / "boxes.json")
 
 
 def test_crowdpose_goes_through_its_own_metric(data, tmp_path, make_job):

@@ -96,13 +96,9 @@ def test_crowdpose_takes_its_sigmas_and_no_area(tmp_path, backbone):
 
 @REAL
 @pytest.mark.realdata
-def test_miou_on_ade20k_is_mmsegs_and_the_definition(root, tmp_path, backbone):
-    from mmseg.evaluation import IoUMetric
-
+def test_miou_on_ade20k_is_the_definition(root, tmp_path, backbone):
     section = {"root": str(root / "ade20k_sample/ADEChallengeData2016"), "train": "validation", "val": "validation"}
     ours, data = metric_of("segmentation", section, tmp_path, backbone)
-    theirs = IoUMetric(iou_metrics=["mIoU"], ignore_index=255)
-    theirs.dataset_meta = data.metainfo
     generator = torch.Generator().manual_seed(0)
     hits, union = torch.zeros(150), torch.zeros(150)
     for sample in data:
@@ -114,10 +110,8 @@ def test_miou_on_ade20k_is_mmsegs_and_the_definition(root, tmp_path, backbone):
             a, b = (guess == c) & valid, (truth == c) & valid
             hits[c] += (a & b).sum()
             union[c] += (a | b).sum()
-        for metric in (ours, theirs):
-            metric.process({}, [{"pred_sem_seg": {"data": guess}, "gt_sem_seg": {"data": truth.long()}}])
-    found, reference = ours.evaluate(3), theirs.evaluate(3)
-    assert found == reference
+        ours.process({}, [{"pred_sem_seg": {"data": guess}, "gt_sem_seg": {"data": truth.long()}}])
+    found = ours.evaluate(3)
     assert found["mIoU"] == pytest.approx(100 * (hits / union)[union > 0].mean().item(), abs=0.01)
     assert 1 < found["mIoU"] < 99
 

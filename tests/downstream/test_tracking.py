@@ -206,7 +206,7 @@ def truncate(path):
         (lambda r: (r / "cup/cup-3/groundtruth.txt").write_text("a,b,c,d\n" * 6), TaskError, "must hold x,y,w,h"),
         (lambda r: (r / "cup/cup-3/out_of_view.txt").write_text("0,0"), TaskError, "2 flags for 6 boxes"),
         (lambda r: (r / "cup/cup-3/full_occlusion.txt").write_text("1,1,1,1,1,1"), TaskError, "every frame"),
-        (lambda r: truncate(r / "cup/cup-3/img/00000002.jpg"), TaskError, "00000002.jpg: not a whole picture"),
+        (lambda r: truncate(r / "cup/cup-3/img/00000002.jpg"), TaskError, "00000002.jpg cannot be read as a picture"),
     ],
 )
 def test_faults_in_the_data_are_named_in_one_line(lasot, backbone, tmp_path, spoil, kind, words):
@@ -219,7 +219,7 @@ def test_faults_in_the_data_are_named_in_one_line(lasot, backbone, tmp_path, spo
 def test_missing_root_and_wrong_requests(backbone, lasot, tmp_path):
     with pytest.raises(MissingData, match="nowhere"):
         evaluate(job(backbone, {**lasot, "root": str(tmp_path / "nowhere")}, tmp_path / "work"))
-    with pytest.raises(TaskError, match="nearest is 'search_size'"):
+    with pytest.raises(TaskError, match="did you mean 'search_size'"):
         evaluate(job(backbone, lasot, tmp_path / "work", serch_size=3))
     with pytest.raises(TaskError, match="unknown layout"):
         evaluate(job(backbone, {**lasot, "layout": "vot"}, tmp_path / "work"))

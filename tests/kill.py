@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import tiny
+import commands
 
 from leaderboard.records import read_records, same_result
 
-OPTIONS = (tiny.scenes(40, 2), "suite.images_seen=2400")  # 300 steps: two checkpoints a backbone
+OPTIONS = (commands.scenes(40, 2), "suite.images_seen=2400")  # 300 steps: two checkpoints a backbone
 POLL = 0.02  # seconds
 MORE = "--jobs", "2"
 
@@ -46,7 +46,8 @@ class Started:
 
     def __init__(self, words: list[str], out: Path, err: Path) -> None:
         with open(out, "w") as stdout, open(err, "w") as stderr:
-            self.process = subprocess.Popen(tiny.command(words), stdout=stdout, stderr=stderr, start_new_session=True)
+            words = commands.command(words)
+            self.process = subprocess.Popen(words, stdout=stdout, stderr=stderr, start_new_session=True)
         self.pid = self.process.pid
 
     def wait(self, seconds: float | None) -> int | None:
@@ -87,12 +88,12 @@ def table(text: str) -> list[dict]:
 def shoot(command: Command, whole: bool, draw: random.Random) -> bool:
     """Kill the command with its workers, or one of them as soon as there is one; False where it ended before."""
     if whole:
-        for process in tiny.tree(command.pid):
+        for process in commands.tree(command.pid):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         return command.wait(None) == -signal.SIGKILL
     while command.wait(POLL) is None:
-        if at_work := tiny.workers(command.pid):
+        if at_work := commands.workers(command.pid):
             with suppress(ProcessLookupError):
                 os.kill(draw.choice(at_work), signal.SIGKILL)
                 return True
@@ -135,14 +136,14 @@ def trial(
     os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
     calm, draw, tally, started = folder / "calm", random.Random(seed), Tally(), time.monotonic()
     out, err = folder / "calm.out", folder / "calm.err"
-    if start(tiny.arguments(calm, objectives, tasks, *MORE, options=options), out, err).wait(None):
+    if start(commands.arguments(calm, objectives, tasks, *MORE, options=options), out, err).wait(None):
         raise SystemExit(f"the undisturbed run failed:\n{err.read_text()}")
     span = time.monotonic() - started
     for number in range(10 * kills):
         if tally.kills >= kills:
             break
         wild = folder / f"wild{number}"  # a run that came through before all kills were made: another one
-        words = tiny.arguments(wild, objectives, tasks, *MORE, options=options)
+        words = commands.arguments(wild, objectives, tasks, *MORE, options=options)
         got = disturbed(words, kills - tally.kills, span / 2, draw, start, tally)
         tally.found += [] if table(got) == table(out.read_text()) else ["the tables differ"]
         tally.found += compared(calm, wild)

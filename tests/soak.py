@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import tiny
+import commands
 
-OPTIONS = (tiny.scenes(20, 1), "suite.images_seen=80")
+OPTIONS = (commands.scenes(20, 1), "suite.images_seen=80")
 TASKS = "classification,segmentation,pose,depth"
 GROWTH = 0.05  # of the resident memory, from the second quarter to the last: an allocator's ups and downs
 FILES = 2  # more open files than that are a leak
@@ -37,7 +37,7 @@ class Sample(NamedTuple):
 def sample(pid: int, cells: int) -> Sample:
     """What the tree of ``pid`` holds now."""
     memory = files = 0
-    for process in tiny.tree(pid):
+    for process in commands.tree(pid):
         try:
             memory += int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             files += len(os.listdir(f"/proc/{process}/fd"))
@@ -72,7 +72,7 @@ def verdict(samples: list[Sample], total: int, growth: float = GROWTH) -> tuple[
 def command(runs: Path, cells: int, jobs: int) -> list[str]:
     seeds = str(-(-cells // len(TASKS.split(","))))
     more = ("--seeds", seeds, "--jobs", str(jobs))
-    return tiny.command(tiny.arguments(runs, "mae", TASKS, *more, options=OPTIONS))
+    return commands.command(commands.arguments(runs, "mae", TASKS, *more, options=OPTIONS))
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parent))
+import commands
 import kill
-import tiny
 
 FORK = multiprocessing.get_context("fork")
 
@@ -47,7 +47,7 @@ def test_kills_of_commands_and_workers_change_no_record_and_leave_nothing(tmp_pa
     import downstream.engine  # noqa: F401 (once, not in every process)
     import objectives.pretrain  # noqa: F401
 
-    options = (tiny.scenes(16, 1), "suite.images_seen=880")  # 110 steps, a checkpoint after the 100th
+    options = (commands.scenes(16, 1), "suite.images_seen=880")  # 110 steps, a checkpoint after the 100th
     tally = kill.trial(tmp_path, 3, 1, "mae,simmim", "classification,depth", options, Forked)
     assert not tally.found
     assert (tally.whole, tally.single) == (2, 1)

@@ -14,8 +14,8 @@ from benchmarks.plan import Request, plan
 from benchmarks.progress import Silent
 
 sys.path.append(str(Path(__file__).parent))
+import commands
 import soak
-import tiny
 
 CELLS = 12
 OPTIONS = [
@@ -65,7 +65,7 @@ def test_the_whole_tree_is_counted():
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,))
     child.start()
     try:
-        assert child.pid in tiny.tree(os.getpid())
+        assert child.pid in commands.tree(os.getpid())
         assert soak.sample(os.getpid(), 0).memory > before.memory
     finally:
         child.kill()

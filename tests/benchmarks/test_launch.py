@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from benchmarks.cli import INTERRUPTED, main
 from benchmarks.errors import RequestError
 from benchmarks.launch import Place, place
 from leaderboard.records import read_records
+
+sys.path.append(str(Path(__file__).parents[1]))
+import commands
 
 FORK = multiprocessing.get_context("fork")
 
@@ -38,6 +42,9 @@ def one(rank, folder, variables, arguments):
 
 def launched(folder, world, *arguments, during=None):
     """Exit code, stdout and stderr of each process; ``during`` is called with the processes when they have begun."""
+    import downstream.engine  # noqa: F401 (once, not in every process)
+    import objectives.pretrain  # noqa: F401
+
     torch.set_num_threads(1)  # a fork has but one
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -142,7 +149,7 @@ def test_cells_of_a_process_that_dies_are_dealt_again(mini, tiny, tmp_path, monk
 def test_interrupted_processes_save_their_step_and_one_says_so(mini, tiny, tmp_path):
     def interrupt(children):
         for _ in range(1000):
-            if list((tmp_path / "runs").rglob("mmengine")):  # training has begun
+            if commands.steps_noted(tmp_path / "runs"):  # training has begun
                 break
             time.sleep(0.1)
         for child in children:  # as torchrun does

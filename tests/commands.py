@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 OPTIONS = (
@@ -52,4 +56,41 @@ def workers(pid: int) -> list[int]:
                 found.append(child)
         except OSError:
             continue
+    return found
+
+
+def holder(lock: Path) -> int | None:
+    """The process that has a file open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if link.readlink() == lock.resolve():
+                return int(link.parts[2])
+        except OSError:
+            continue
+    return None
+
+
+def kill_in_training(runs: Path) -> int:
+    """SIGKILL whoever trains a backbone below ``runs``, when it has a checkpoint: the step that this one holds."""
+    while True:
+        for checkpoint in sorted(runs.rglob("checkpoint-*-*.pt")):
+            work = checkpoint.parent.relative_to(runs)
+            pid = holder(runs / ".locks" / ("--".join(work.parts) + ".lock"))
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                for note in runs.glob(".locks/*--pretrain.progress"):
+                    note.unlink()  # its last one, which may be from before the checkpoint
+                return int(sorted(checkpoint.parent.glob("checkpoint-*-*.pt"))[-1].name.split("-")[1])
+        time.sleep(0.02)
+
+
+def steps_noted(runs: Path) -> set[int]:
+    """How many steps the trainings under way have made, as they note beside their locks."""
+    found = set()
+    for note in runs.glob(".locks/*--pretrain.progress"):
+        try:
+            stage, done, _ = json.loads(note.read_text())
+        except (OSError, ValueError):
+            continue  # being written, or removed
+        found |= {done} if stage.startswith("pretrain") else set()
     return found

@@ -89,6 +89,7 @@ class Execution:
     threads: Threads = field(default_factory=lambda: Threads(cores(), cores()))
     processes: int = 1  # that train a backbone or fine-tune on a task together
     sharded: bool = False  # each of them keeps a part of the weights
+    store: str = ""  # URL of a copy of the runs folder, see benchmarks.store
     request: str = field(default_factory=lambda: secrets.token_hex(8))  # this call of the command, in all its workers
     _pictures: dict[str, Source] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
@@ -209,11 +210,31 @@ class Execution:
         torch.set_num_threads(piece.threads)
         forget_peak_memory()
         try:
-            return {"pretrain": self.pretrain, "score": self.score}[piece.method](*piece.arguments, wait=piece.wait)
+            self._make_ready(piece)
+            result = {"pretrain": self.pretrain, "score": self.score}[piece.method](*piece.arguments, wait=piece.wait)
+            self._send(piece.place)
+            return result
         except Exception as error:
             return error
         finally:
             close_runs()
+
+    def _make_ready(self, piece: Work) -> None:
+        """Where machines share nothing but a store: have here what the piece needs."""
+        if not self.store:
+            return
+        from benchmarks.store import fetch
+
+        pretraining = piece.cells[0].pretraining
+        fetch(self.store, self.runs, {pretraining.folder / "pretrain", piece.place})
+        if pretraining.suite.rendered:
+            data_module.data_root(pretraining.suite, self.root, self.runs, self.reporter.report)
+
+    def _send(self, folder: Path) -> None:
+        if self.store:
+            from benchmarks.store import send
+
+            send(self.store, self.runs, folder)
 
     def settle(self, piece: Work, result: Any, waiting: deque[Work], records: dict[Path, Record]) -> None:
         """Note what came of a piece of work, and what has to be done next.
@@ -234,8 +255,13 @@ class Execution:
                 device = "cpu"
             for cell in piece.cells:
                 records[cell.folder] = self._record(cell, status, str(result), None, device, time.time())
+                self._send(cell.folder)
         elif piece.method == "score":
             records[piece.cells[0].folder] = result
+            if self.store:
+                from benchmarks.store import fetch
+
+                fetch(self.store, self.runs, [piece.place])
         else:  # before the next backbone: what is trained is scored; the last task first, tracking takes longest
             waiting.extendleft(
                 Work("score", (cell, result), self.threads.task, (cell,), cell.name) for cell in piece.cells

@@ -288,7 +288,7 @@ def led(launcher: str, device: str) -> AbstractContextManager[Team | None]:
     return team
 
 
-def check_alone(launcher: str, sharded: bool, jobs: int | None, executor: str) -> None:
+def check_alone(launcher: str, sharded: bool, jobs: int | None, executor: str, store: str) -> None:
     """Refuse options that make no sense together.
 
     Raises:
@@ -298,6 +298,6 @@ def check_alone(launcher: str, sharded: bool, jobs: int | None, executor: str) -
         if sharded:
             raise RequestError("--sharded divides weights among processes: name what started them by --launcher")
         return
-    for option, given in (("--jobs", jobs is not None), ("--executor", executor != "local")):
+    for option, given in (("--jobs", jobs is not None), ("--executor", executor != "local"), ("--store", store)):
         if given:
             raise RequestError(f"{option} with --launcher {launcher}: the processes are the launcher's; leave one out")

@@ -90,7 +90,7 @@ def test_a_worker_that_dies_idle_is_replaced(trial, tmp_path, monkeypatch):
         idle.process.join()
         found = crew.run(asked)
         assert idle not in crew._workers
-    assert found == [f"{task} of mae, 1 threads, 1 threads" for task in ("classification", "depth")]
+    assert found == [f"{task} of mae, 2 threads, 1 threads" for task in ("classification", "depth")]
 
 
 class Gone:

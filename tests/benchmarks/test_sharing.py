@@ -151,7 +151,7 @@ def test_the_peak_of_memory_is_that_of_a_piece_of_work():
     assert most - before > 0.9 * held.nbytes
     size = held.nbytes
     del held
-    assert peak_memory() == most
+    assert abs(peak_memory() - most) < 2**20
     forget_peak_memory()
     assert most - peak_memory() > 0.9 * size
 

@@ -92,9 +92,10 @@ def disturbed(calm: Path, wild: Path, data: Path, images: int) -> tuple[list[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=4000, help="of a pre-training, 8 a step")
+    parser.add_argument("--images", type=int, default=16000, help="of a pre-training, 8 a step")
     given = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
+    here = str(Path(__file__).resolve().parents[1])  # also for workers, which run elsewhere
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = root / "data"

@@ -2,8 +2,8 @@
 
     python tests/soak.py --cells 200
 
-The command runs with two workers; all of its processes are counted. ``make soak`` runs it at length (some twelve
-minutes of two cores), the test suite with a few cells.
+The command runs with two workers; all of its processes are counted. ``make soak`` runs it at length (with one worker
+some eight minutes of one core), the test suite with a few cells.
 """
 
 from __future__ import annotations

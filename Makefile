@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3.11
 BENCH = $(VENV)/bin/bench
 
-.PHONY: leaderboard test install lint gpu-check kill-test soak clean
+.PHONY: leaderboard test install lint gpu-check kill-test soak ray-check clean
 leaderboard: install  ## set up, run the main job on the embedded suite, print the table
 	$(BENCH) run --objective maskdistill --tasks all
 
@@ -19,11 +19,14 @@ gpu-check: install  ## the GPU tests and the main job on the first CUDA device
 	$(VENV)/bin/python -m pytest -m gpu
 	$(BENCH) run --objective maskdistill --tasks all --device cuda --runs runs/gpu
 
-kill-test: install  ## `bench run` killed at 50 random moments must end with the records of an undisturbed run
+kill-test: install  ## `bench run` with two workers, killed at 50 random moments, must end with the records of an undisturbed run
 	PYTHONPATH=. $(VENV)/bin/python tests/kill.py --kills 50
 
 soak: install  ## 200 cells in one process tree: memory and open files must stay flat
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(VENV)/bin/python tests/soak.py --cells 200
+
+ray-check: install  ## two Ray workers in at most 0.6 of the time of one; a worker killed in training
+	PYTHONPATH=. $(VENV)/bin/python tests/ray_scale.py
 
 clean:  ## remove caches, keep runs and the environment
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -179,9 +179,11 @@ class Crew(Executor):
             self.execution.check(cells)
             return
         worker = self._start()
-        worker.pipe.send(list(cells))
+        self._send(worker, list(cells))
         while (answer := self._listen(worker)) is None:
             pass
+        if isinstance(answer.result, WorkerLost):
+            raise RequestError(f"{answer.result}; nothing was begun yet") from answer.result
         if answer.result is not None:
             raise answer.result
 
@@ -198,9 +200,13 @@ class Crew(Executor):
         return not under_way or (len(under_way) < self.jobs and sum(under_way) + piece.threads <= cores())
 
     def begin(self, piece: Work) -> None:
+        for idle in [worker for worker in self._workers if worker.piece is None]:
+            if not idle.process.is_alive():  # killed while it had nothing to do: nothing is lost
+                idle.pipe.close()
+                self._workers.remove(idle)
         worker = next((w for w in self._workers if w.piece is None), None) or self._start()
         worker.piece = piece
-        worker.pipe.send(piece)
+        self._send(worker, piece)
 
     def answers(self) -> Iterator[tuple[Work, Any]]:
         busy = {worker.pipe: worker for worker in self._workers if worker.piece}
@@ -215,12 +221,18 @@ class Crew(Executor):
     def _alone(self, cells: Sequence[Cell]) -> bool:
         return min(self.jobs, len(cells)) <= 1
 
+    @staticmethod
+    def _send(worker: _Worker, what: Any) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has just died: :meth:`_listen` will notice
+            worker.pipe.send(what)
+
     def _listen(self, worker: _Worker) -> _Done | None:
         """Hear one message of a worker: show it, or give what came of its work, :class:`WorkerLost` if it died."""
         try:
             message = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # it died, in the middle of a message perhaps
             worker.process.join()
+            worker.pipe.close()
             self._workers.remove(worker)
             code = worker.process.exitcode
             why = f"killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"

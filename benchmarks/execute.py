@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import re
+import secrets
 import time
 import traceback
 from collections import deque
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from objectives.pretrain import PretrainJob
 
 
+MARK = "fingerprint"  # file beside checkpoints, see _marked
 HOPELESS = frozenset({
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN,
 })
@@ -88,6 +90,8 @@ class Execution:
     threads: Threads = field(default_factory=lambda: Threads(cores(), cores()))
     processes: int = 1  # that train a backbone or fine-tune on a task together
     sharded: bool = False  # each of them keeps a part of the weights
+    store: str = ""  # URL of a copy of the runs folder, see benchmarks.store
+    request: str = field(default_factory=lambda: secrets.token_hex(8))  # this call of the command, in all its workers
     _pictures: dict[str, Source] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
@@ -205,12 +209,33 @@ class Execution:
         import torch
 
         torch.set_num_threads(piece.threads)
+        forget_peak_memory()
         try:
-            return {"pretrain": self.pretrain, "score": self.score}[piece.method](*piece.arguments, wait=piece.wait)
+            self._make_ready(piece)
+            result = {"pretrain": self.pretrain, "score": self.score}[piece.method](*piece.arguments, wait=piece.wait)
+            self._send(piece.place)
+            return result
         except Exception as error:
             return error
         finally:
             close_runs()
+
+    def _make_ready(self, piece: Work) -> None:
+        """Where machines share nothing but a store: have here what the piece needs."""
+        if not self.store:
+            return
+        from benchmarks.store import fetch
+
+        pretraining = piece.cells[0].pretraining
+        fetch(self.store, self.runs, {pretraining.folder / "pretrain", piece.place})
+        if pretraining.suite.rendered:
+            data_module.data_root(pretraining.suite, self.root, self.runs, self.reporter.report)
+
+    def _send(self, folder: Path) -> None:
+        if self.store:
+            from benchmarks.store import send
+
+            send(self.store, self.runs, folder)
 
     def settle(self, piece: Work, result: Any, waiting: deque[Work], records: dict[Path, Record]) -> None:
         """Note what came of a piece of work, and what has to be done next.
@@ -231,8 +256,13 @@ class Execution:
                 device = "cpu"
             for cell in piece.cells:
                 records[cell.folder] = self._record(cell, status, str(result), None, device, time.time())
+                self._send(cell.folder)
         elif piece.method == "score":
             records[piece.cells[0].folder] = result
+            if self.store:
+                from benchmarks.store import fetch
+
+                fetch(self.store, self.runs, [piece.place])
         else:  # before the next backbone: what is trained is scored; the last task first, tracking takes longest
             waiting.extendleft(
                 Work("score", (cell, result), self.threads.task, (cell,), cell.name) for cell in piece.cells
@@ -263,8 +293,10 @@ class Execution:
         """
         with self._turn(pretraining.folder / "pretrain", _name(pretraining), wait):
             folder = self.backbone(pretraining)
-            if folder is not None and (wait or self.overwrite != "always" or pretraining.fetched):
-                return folder
+            if folder is not None:
+                mine = _marked(folder)[1] == self.request  # trained by a worker that was lost before it said so
+                if wait or self.overwrite != "always" or pretraining.fetched or mine:
+                    return folder
             try:
                 return self._train(pretraining)
             except MissingPictures:
@@ -303,13 +335,14 @@ class Execution:
         wanted = pretraining.fingerprint(self.pictures_fingerprint(pretraining))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "backbone.json").unlink(missing_ok=True)
-        mark = folder / "fingerprint"
         for left in folder.glob(".*.tmp"):  # of a process that was killed while it wrote; the lock is ours
             left.unlink()
-        if not mark.is_file() or mark.read_text() != wanted or self.overwrite == "always":
+        of, request = _marked(folder)
+        # a second attempt of the same request, after a worker was lost, goes on from the first one's checkpoints
+        if of != wanted or (self.overwrite == "always" and request != self.request):
             for old in folder.glob("checkpoint-*"):
                 old.unlink()
-            mark.write_text(wanted)
+            (folder / MARK).write_text(f"{wanted} {self.request}")
 
     def pictures(self, pretraining: Pretraining) -> Source:
         """The pre-training pictures, loaded once per size."""
@@ -449,7 +482,7 @@ class Execution:
                 "pretrain_images": about.get("images_seen", pretraining.images_seen),
                 "pretrain_seconds": _pretrain_seconds(about), "train_images": outcome.train_images if outcome else None,
                 "seconds": round(seconds, 2), "device": device_name(device), "flops": None,
-                "peak_memory_bytes": peak_memory(),
+                "peak_memory_bytes": peak_memory(device),
             },
             environment={**environment(device), "threads": asdict(self.threads), "processes": {
                 "pretraining": about.get("environment", {}).get("processes", 1), "task": self.processes,
@@ -521,6 +554,15 @@ def _pretrain_seconds(about: dict[str, Any]) -> float | None:
     return round(about["seconds"] + sum(about.get("shared_seconds", {}).values()), 2)
 
 
+def _marked(folder: Path) -> tuple[str, str]:
+    """Whose checkpoints lie in a folder: fingerprint of their settings, and the request that began them."""
+    try:
+        settings, _, request = (folder / MARK).read_text().partition(" ")
+    except FileNotFoundError:
+        return "", ""
+    return settings, request
+
+
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
@@ -583,10 +625,26 @@ def device_name(device: str) -> str:
     return hardware.get("accelerator") or f"{hardware['cores']} CPU cores"
 
 
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes (Linux counts in KiB, macOS in bytes)."""
+def forget_peak_memory() -> None:
+    """Let :func:`peak_memory` be that of what comes now; where the system does not offer it, of all that was."""
+    import torch
+
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM becomes VmRSS (man proc_pid_clear_refs)
+    for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: str = "cpu") -> int:
+    """Largest memory since :func:`forget_peak_memory`, in bytes: allocated on a CUDA device, else resident."""
     import resource
     import sys
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, AttributeError):
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
     return peak if sys.platform == "darwin" else peak * 1024

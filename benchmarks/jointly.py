@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,16 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch.distributed import DistError
+
 from benchmarks.environment import cores
 from benchmarks.errors import RequestError
 from benchmarks.execute import Execution, Threads, Work
 from benchmarks.launch import Team
+from benchmarks.locks import is_held
 from benchmarks.plan import Cell, Pretraining
 from benchmarks.progress import Silent
 from leaderboard.records import Record
 
 if TYPE_CHECKING:
     from downstream.task import Job, Outcome
+
+TAKES = 5.0  # seconds, at most, from taking a piece to holding its lock, and from giving the lock back to saying so
+LOOK_EVERY = 0.2  # seconds between looks at pieces that other processes took
 
 
 def together(cell: Cell) -> bool:
@@ -106,14 +113,62 @@ def _unheard(stage: str, done: int, total: int) -> None:
 
 
 def deal(team: Team, execution: Execution, pieces: Sequence[Work]) -> dict[Path, Record]:
-    """Each process takes the next piece that none has, for itself, until all are taken; the records of those taken."""
+    """Each process takes the next piece that none has, for itself, until all are taken; the records of those taken.
+
+    Process 0 then looks after what was taken and not finished: a process that ended in the middle of a piece lets go of
+    its lock, and the piece is done here.
+    """
     team.part()
-    waiting: deque[Work] = deque()
     records: dict[Path, Record] = {}
-    while (number := team.next()) < len(pieces):
-        execution.settle(pieces[number], execution.attempt(pieces[number]), waiting, records)
-    while waiting:  # cells that another command was at work on
-        piece = waiting.popleft()
-        execution.settle(piece, execution.attempt(piece), waiting, records)
-    team.finish()
+    try:
+        _take(team, execution, pieces, records)
+        if team.rank == 0:
+            _look_after(team, execution, pieces, records)
+        missing = team.finish()
+    except DistError:
+        raise SystemExit(1) from None  # process 0 has gone, and said why
+    if missing and team.rank == 0:
+        gone = ", ".join(map(str, missing))
+        line = f"process {gone} of {team.world} did not come to its end; nothing of its work is missing"
+        execution.reporter.say(line)
     return records
+
+
+def _take(team: Team, execution: Execution, pieces: Sequence[Work], records: dict[Path, Record]) -> None:
+    busy: list[int] = []  # with cells that another command was at work on
+    while (number := team.next()) < len(pieces):
+        if not _done(team, execution, pieces, number, records):
+            busy.append(number)
+    for number in busy:
+        _done(team, execution, pieces, number, records, wait=True)
+
+
+def _look_after(team: Team, execution: Execution, pieces: Sequence[Work], records: dict[Path, Record]) -> None:
+    """Wait for the pieces that others took; do those whose locks nobody holds for :data:`TAKES` seconds."""
+    free_since: dict[int, float] = {}
+    while left := [number for number in range(len(pieces)) if not team.noted(_scored(number))]:
+        for number in left:
+            if is_held(execution.runs, pieces[number].place):
+                free_since.pop(number, None)
+            elif time.monotonic() - free_since.setdefault(number, time.monotonic()) > TAKES:
+                execution.reporter.say(f"{pieces[number].name}: the process that took it has ended; it is done here")
+                _done(team, execution, pieces, number, records, wait=True)
+                break  # the others may have been noted meanwhile
+        time.sleep(LOOK_EVERY)
+
+
+def _done(
+    team: Team, execution: Execution, pieces: Sequence[Work], number: int, records: dict[Path, Record],
+    wait: bool = False,
+) -> bool:
+    """Do a piece and note that; False where another process is at work on it and this one should not wait."""
+    waiting: deque[Work] = deque()
+    piece = replace(pieces[number], wait=wait)
+    execution.settle(piece, execution.attempt(piece), waiting, records)
+    if not waiting:
+        team.note(_scored(number))
+    return not waiting
+
+
+def _scored(number: int) -> str:
+    return f"scored {number}"

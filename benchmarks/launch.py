@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from benchmarks.errors import RequestError
+from benchmarks.signals import INTERRUPTED
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -26,11 +27,12 @@ T = TypeVar("T")
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 WAIT = timedelta(days=2)  # for another process, which may train a tokenizer or score a cell meanwhile
 GRACE = timedelta(seconds=60)  # after a failure: whoever has not failed likewise by then waits for this process in vain
-_VARIABLES = {  # rank, processes, rank on this machine, processes on this machine (may be missing)
-    "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
-    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+_VARIABLES = {  # rank, processes, rank on this machine
+    "pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
 }
+_ON_THIS_MACHINE = {"pytorch": "LOCAL_WORLD_SIZE", "mpi": "OMPI_COMM_WORLD_LOCAL_SIZE"}  # processes; may be missing
 _STARTED_BY = {
     "pytorch": "torchrun --nproc-per-node N --no-python bench run …",
     "slurm": "srun --ntasks N bench run …", "mpi": "mpirun -n N bench run …",
@@ -54,25 +56,53 @@ def place(launcher: str, variables: Mapping[str, str]) -> Place:
         RequestError: they are not there: another program started the command.
     """
     found = [variables.get(name) for name in _VARIABLES[launcher]]
-    if None in found[:3]:
+    if None in found:
         missing = _VARIABLES[launcher][found.index(None)]
         raise RequestError(f"--launcher {launcher}: {missing} is not set; start the command by {_STARTED_BY[launcher]}")
-    rank, world, local_rank = (int(value) for value in found[:3])
-    local = found[3]
-    return Place(rank, world, local_rank, int(local) if local and local.isdigit() else world)
+    rank, world, local_rank = (int(value) for value in found)
+    if launcher == "slurm":
+        return Place(rank, world, local_rank, _tasks_here(world, variables))
+    local = variables.get(_ON_THIS_MACHINE[launcher], "")
+    return Place(rank, world, local_rank, int(local) if local.isdigit() else world)
+
+
+def _nodes(variables: Mapping[str, str]) -> int | None:
+    """Machines of a Slurm step, or of its job; None where Slurm does not say."""
+    found = variables.get("SLURM_STEP_NUM_NODES") or variables.get("SLURM_NNODES", "")
+    return int(found) if found.isdigit() else None
+
+
+def _tasks_here(world: int, variables: Mapping[str, str]) -> int:
+    """Tasks of a Slurm step on this machine.
+
+    Slurm counts them node by node as ``4(x2),3``; SLURM_NTASKS_PER_NODE is there only where --ntasks-per-node was
+    given (man srun, output environment variables).
+    """
+    told = variables.get("SLURM_STEP_TASKS_PER_NODE") or variables.get("SLURM_TASKS_PER_NODE", "")
+    counts = [int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", told) for _ in range(int(times or 1))]
+    node = variables.get("SLURM_NODEID", "0")
+    if node.isdigit() and int(node) < len(counts):
+        return counts[int(node)]
+    per_node = variables.get("SLURM_NTASKS_PER_NODE", "")
+    return int(per_node) if per_node.isdigit() else -(-world // (_nodes(variables) or 1))
+
+
+def _first_host(nodes: str) -> str:
+    """``gpu[003-010,12],login`` -> ``gpu003``: the first machine of a Slurm node list."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first.group()) if first else ""
 
 
 def _address(launcher: str, at: Place, variables: Mapping[str, str]) -> str:
     """The machine of process 0."""
     if "MASTER_ADDR" in variables:
         return variables["MASTER_ADDR"]
-    if at.world == at.local_world or variables.get("SLURM_NNODES") == "1":
+    if at.world == at.local_world or (launcher == "slurm" and _nodes(variables) == 1):
         return "127.0.0.1"
     if launcher == "slurm":
-        nodes = variables.get("SLURM_JOB_NODELIST") or variables.get("SLURM_NODELIST", "")
-        told = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False)
-        if told.stdout.split():
-            return told.stdout.split()[0]
+        names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+        if host := _first_host(next(filter(None, map(variables.get, names)), "")):
+            return host
     raise RequestError(f"--launcher {launcher}: set MASTER_ADDR to the machine of process 0, the same for all")
 
 
@@ -91,7 +121,10 @@ class Team:
             "MASTER_ADDR": _address(launcher, at, os.environ),
             "MASTER_PORT": os.environ.get("MASTER_PORT", "29500"),  # torch's own
         })
-        self._join(_cuda(device, at))
+        index = _cuda(device, at, launcher)
+        if index is not None:
+            os.environ["LOCAL_RANK"] = str(index)  # which mmengine's and torch's functions take for the device's
+        self._join(index is not None)
         self.pieces, self.heard = 0, True  # whether the others still listen
         self.store = self._store()
 
@@ -130,7 +163,8 @@ class Team:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.heard:
+        # whoever is interrupted leaves without a word: so are the others, or they notice
+        if self.heard and (kind is None or issubclass(kind, Exception)):
             self.tell(None)
 
     def hear(self) -> Any:
@@ -192,30 +226,44 @@ class Team:
         """A number from 0 on, each given once to one process."""
         return self.store.add("next", 1) - 1
 
-    def finish(self) -> None:
-        """Say that this process has nothing more to do; process 0 waits for all."""
-        done = self.store.add("finished", 1)
-        while self.rank == 0 and done < self.world:
+    def note(self, what: str) -> None:
+        """Leave a note that all processes can see."""
+        self.store.set(what, "")
+
+    def noted(self, what: str) -> bool:
+        """Whether a process left this note."""
+        return self.store.check([what])
+
+    def finish(self) -> list[int]:
+        """Say that this process has nothing more to do. Process 0 waits for all, a while; those that did not say so."""
+        self.note(f"finished {self.rank}")
+        until = time.monotonic() + GRACE.total_seconds()
+        while missing := [rank for rank in range(self.world) if not self.noted(f"finished {rank}")]:
+            if self.rank or time.monotonic() > until:
+                break
             time.sleep(0.2)
-            done = self.store.add("finished", 0)
+        return missing
 
 
-def _cuda(device: str, at: Place) -> bool:
-    """Whether the processes use CUDA devices, one each."""
+def _cuda(device: str, at: Place, launcher: str) -> int | None:
+    """This process's CUDA device, one each; None where they use none."""
     import torch
 
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return False
+        return None
     if device not in ("auto", "cuda"):
         raise RequestError(f"--device {device} with --launcher: each process takes a device of its own; write cuda")
     if not torch.cuda.is_available():
         raise RequestError("--device cuda: no CUDA device here; use --device cpu")
-    if at.local_rank >= torch.cuda.device_count():
+    seen = torch.cuda.device_count()
+    if seen == 1 and launcher != "pytorch":  # srun --gpus-per-task 1 shows each task its own; NCCL refuses a shared one
+        return 0
+    if at.local_rank >= seen:
         raise RequestError(
-            f"--launcher: {at.local_world} processes on this machine and {torch.cuda.device_count()} CUDA devices; "
+            f"--launcher: {at.local_world} processes on this machine and {seen} CUDA devices; "
             "start one process a device"
         )
-    return True
+    return at.local_rank
 
 
 def led(launcher: str, device: str) -> AbstractContextManager[Team | None]:
@@ -232,12 +280,15 @@ def led(launcher: str, device: str) -> AbstractContextManager[Team | None]:
         from benchmarks.jointly import follow
 
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # results are process 0's to print
-            follow(team)
+            try:
+                follow(team)
+            except KeyboardInterrupt:  # process 0 says so
+                raise SystemExit(INTERRUPTED) from None
         raise SystemExit(0)
     return team
 
 
-def check_alone(launcher: str, sharded: bool, jobs: int | None, executor: str) -> None:
+def check_alone(launcher: str, sharded: bool, jobs: int | None, executor: str, store: str) -> None:
     """Refuse options that make no sense together.
 
     Raises:
@@ -247,6 +298,6 @@ def check_alone(launcher: str, sharded: bool, jobs: int | None, executor: str) -
         if sharded:
             raise RequestError("--sharded divides weights among processes: name what started them by --launcher")
         return
-    for option, given in (("--jobs", jobs is not None), ("--executor", executor != "local")):
+    for option, given in (("--jobs", jobs is not None), ("--executor", executor != "local"), ("--store", store)):
         if given:
             raise RequestError(f"{option} with --launcher {launcher}: the processes are the launcher's; leave one out")

@@ -75,6 +75,11 @@ Executor = Annotated[
                  "address: a cluster of this machine), slurm[:partition=…,time=MINUTES,cores=…,mem=GB,gpus=…,…]. "
                  "The other two need a --runs folder that all machines share.", callback=check_executor),
 ]
+Store = Annotated[
+    str,
+    typer.Option(help="URL of a copy of the runs folder (s3://bucket/runs, file:///…, what fsspec opens), for machines "
+                 "that share no folder: backbones and records are fetched from there and sent there."),
+]
 Sharded = Annotated[
     bool, typer.Option("--sharded", help="With --launcher: in pre-training, each process keeps a part of the weights.")
 ]
@@ -124,7 +129,8 @@ def check_writable(runs: Path) -> None:
     """
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(runs)):
         raise RequestError(
-            f"--runs {runs}: locks and checkpoints need a folder that every machine mounts, not a store's URL; mount it"
+            f"--runs {runs}: locks and checkpoints need a folder that every machine mounts, not a store's URL; "
+            "mount it, or name it by --store"
         )
     probe = runs / f".write-test.{os.getpid()}"
     try:

@@ -154,7 +154,7 @@ class Remote(Executor):
 def work(execution: Execution, piece: Work, mark: Path) -> tuple[Any, list[str]]:
     """In a worker: do a piece of work; what came of it, and the lines that were said."""
     until = time.monotonic() + SEEN_WITHIN
-    while not mark.exists():
+    while not mark.exists() and not execution.store:
         if time.monotonic() > until:
             import platform
 

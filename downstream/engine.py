@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -149,14 +150,16 @@ def run(job: Job, recipe: Recipe, chosen: dict[str, Any]) -> Result:
         TaskError: a damaged file, a loss that is not finite, a size that does not fit.
     """
     with quiet(recipe.scope):
-        set_random_seed(job.seed)
-        model = MODELS.build(ConfigDict(recipe.model))
-        model.init_weights()  # now: the Runner would do it after the start of every learning rate has been noted
-        model.to(job.device)
+        model = _model(recipe, job)
         test = dataset(recipe.test, job, chosen["test_limit"], "test")
         if job.protocol == "finetune":
             data = dataset(recipe.train_augmented, job, chosen["train_limit"], "train")
-            seen, best = _train_all(model, data, job, chosen)
+            pieces = 1
+            while (found := _train_all(model, data, job, chosen, pieces)) is None:
+                del model  # before another one takes the memory
+                pieces = _halved(job, min(chosen["batch_size"], len(data)), pieces)
+                model = _model(recipe, job)
+            seen, best = found
         else:
             # augmented pictures have no features to keep
             source = recipe.train if chosen["cache"] or job.protocol == "knn" else recipe.train_augmented
@@ -165,6 +168,14 @@ def run(job: Job, recipe: Recipe, chosen: dict[str, Any]) -> Result:
             seen, best = train(model, data, job, chosen)
         numbers, metric = _test(model, test, recipe, job, chosen)
         return Result(numbers, seen, best, metric)
+
+
+def _model(recipe: Recipe, job: Job) -> BaseModel:
+    """The recipe's model; what is drawn for it depends on the job's seed alone."""
+    set_random_seed(job.seed)
+    model = MODELS.build(ConfigDict(recipe.model))
+    model.init_weights()  # now: the Runner would do it after the start of every learning rate has been noted
+    return model.to(job.device)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -197,13 +208,43 @@ def dataset(config: dict[str, Any], job: Job, limit: int | None, part: str) -> D
 # --- fine-tuning and the test -----------------------------------------------------------------------------------------
 
 
-def _train_all(model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def _train_all(
+    model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any], pieces: int
+) -> tuple[int, dict[str, Any]] | None:
+    """Pictures seen and what was chosen; None where the device's memory ran out."""
     lr = chosen["lr"][0] if isinstance(chosen["lr"], (list, tuple)) else chosen["lr"]
     groups = layer_groups(model, lr, chosen["weight_decay"], chosen["layer_decay"])
-    loss = optimise(model, data, job, chosen, groups, "finetune")
+    try:
+        loss = optimise(model, data, job, chosen, groups, "finetune", pieces)
+    except torch.OutOfMemoryError:
+        if get_world_size() > 1:  # the other processes are within the same step
+            raise
+        return None  # and not handled here: the error holds on to the memory that it could not get
     if is_main_process():
         (job.work_dir / "log.jsonl").write_text(json.dumps({"lr": lr, "train_loss": round(loss, 6)}) + "\n")
-    return len(data) * chosen["epochs"], {}  # nothing was chosen
+    micro = {"micro_batch": min(chosen["batch_size"], len(data)) // pieces} if pieces > 1 else {}
+    return len(data) * chosen["epochs"], micro  # nothing else was chosen
+
+
+def _halved(job: Job, batch: int, pieces: int) -> int:
+    """Twice as many pieces of a batch; said in a line.
+
+    Raises:
+        TaskError: they cannot be smaller, or not of one size, whose mean is the batch's.
+    """
+    if batch // pieces == 1:
+        raise TaskError(f"{job.task}: out of memory with one picture at a time; lower input_size")
+    if batch % (2 * pieces):
+        raise TaskError(
+            f"{job.task}: out of memory with {batch // pieces} pictures at a time, which do not halve; lower batch_size"
+        )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    print(
+        f"{job.task}: out of memory: begun again with micro-batches of {batch // pieces // 2} of {batch} pictures, "
+        "gradients accumulated (batch norm sees the micro-batch)", file=sys.stderr,
+    )
+    return 2 * pieces
 
 
 def _test(

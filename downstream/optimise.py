@@ -121,18 +121,22 @@ def optimiser(chosen: dict[str, Any], groups: list[dict[str, Any]]) -> torch.opt
 
 
 def optimise(
-    model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any], groups: list[dict[str, Any]], stage: str
+    model: BaseModel, data: Dataset, job: Job, chosen: dict[str, Any], groups: list[dict[str, Any]], stage: str,
+    pieces: int = 1,
 ) -> float:
     """Train ``model`` on ``data`` as the settings say; returns the mean of the last losses.
 
     Within a process group all processes call this together; ``batch_size`` is that of all of them.
 
+    Args:
+        pieces: of which a batch is made, one after the other, as memory does not hold it; they divide it.
+
     Raises:
         TaskError: the loss is not finite, or the batch does not divide among the processes.
     """
     batch_size = min(chosen["batch_size"], len(data))
-    steps = chosen["epochs"] * max(1, len(data) // batch_size)
-    share = processes.divided(job, batch_size)
+    steps = chosen["epochs"] * max(1, len(data) // batch_size) * pieces  # mmengine counts pieces
+    share = processes.divided(job, batch_size) // pieces
     watch = Watch(job.task, steps, lambda step, loss: job.progress(f"{stage}, loss {loss:.3f}", step, steps))
     cached = isinstance(data, CachedFeatures)
     wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimiser(chosen, groups)}
@@ -141,8 +145,8 @@ def optimise(
         wrapper |= {"type": "AmpOptimWrapper", "dtype": "bfloat16"} if device == "cuda" else {}
     if chosen["clip"] is not None:
         wrapper["clip_grad"] = {"max_norm": chosen["clip"]}
-    if chosen["accumulate"] > 1:
-        wrapper["accumulative_counts"] = chosen["accumulate"]
+    if chosen["accumulate"] * pieces > 1:
+        wrapper["accumulative_counts"] = chosen["accumulate"] * pieces
     runner = Runner(
         model=processes.joined(model), **places(job, stage),
         train_dataloader={

@@ -7,8 +7,8 @@ included). A record that gives its own ``cost.flops`` is believed instead.
 
 Two things are not in these numbers. A frozen teacher counts for every picture, though where crops are fixed its targets
 are computed once and then read (``maskdistill`` and its like: more is shown than was done). A tokenizer's own training
-(``beit``, ``beitv2``) counts neither as pictures nor as FLOPs: ``tokenizer`` in ``backbone.json`` has its pictures, and its
-seconds are in ``pretrain_seconds`` of every seed that uses it.
+(``beit``, ``beitv2``) counts neither as pictures nor as FLOPs: ``tokenizer`` in ``backbone.json`` has its pictures, and
+its seconds are in ``pretrain_seconds`` of every seed that uses it.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import is_main_process
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.optim import OptimWrapper
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -18,10 +19,12 @@ from objectives.corruption import Seen
 from objectives.patches import places_of
 from objectives.pictures.augment import finish
 from objectives.precision import exact, sent
-from objectives.processes import draw, gather, mixes, share, weight
+from objectives.processes import alone, anywhere, average_gradients, draw, gather, mixes, share, weight
 from objectives.recipe import Crop, ObjectiveError
 from objectives.registry import build
 from objectives.student import VisibleStudent
+
+T = TypeVar("T")
 
 
 class _Placed(BaseDataPreprocessor):
@@ -175,7 +178,7 @@ class Objective(BaseModel):
         if mode == "tensor":
             return {"clean": clean, "corrupted": seen.images, "local": seen.local, "mask": seen.mask, "raw": raw,
                     "target": target, "prediction": prediction}
-        return {"loss": self._loss(prediction, target, seen)}
+        return {"loss": self._loss(prediction, target, seen, self._weight(seen))}
 
     def _views(self, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Seen]:
         """The clean view, the raw target and what the student sees: all that is drawn at random for the batch."""
@@ -205,14 +208,25 @@ class Objective(BaseModel):
             return share(self.head(gather(tokens), gather(seen.mask), **_more(self.head, seen, gather)))
         return self.head(tokens, seen.mask, **_more(self.head, seen))
 
-    def _loss(self, prediction: Tensor, target: Tensor, seen: Seen) -> Tensor:
-        compares = getattr(self.loss, "compares", not getattr(self.loss, "divisible", True))
-        mask, more = seen.mask, _more(self.loss, seen, gather if compares else None)
-        if compares:
+    def _loss(self, prediction: Tensor, target: Tensor, seen: Seen, weight: Tensor | float) -> Tensor:
+        mask, more = seen.mask, _more(self.loss, seen, gather if self._compares else None)
+        if self._compares:
             prediction, target, mask = (gather(part) for part in (prediction, target, mask))
         with exact(prediction.device):
             loss = self.loss(prediction, target, mask, **more)
-        return loss if compares or mask is None or self.loss.region != "masked" else loss * weight(mask.sum())
+        return loss if self._compares or not self._only_masked(seen) else loss * weight
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the loss holds all pictures of a batch against each other."""
+        return getattr(self.loss, "compares", not getattr(self.loss, "divisible", True))
+
+    def _only_masked(self, seen: Seen) -> bool:
+        return seen.mask is not None and self.loss.region == "masked"
+
+    def _weight(self, seen: Seen) -> Tensor | float:
+        """What the loss of this process's pictures weighs in the mean of the processes' losses."""
+        return weight(seen.mask.sum()) if not self._compares and self._only_masked(seen) else 1.0
 
     # --- a step that may not fit into memory --------------------------------------------------------------------------
 
@@ -221,6 +235,7 @@ class Objective(BaseModel):
 
         Draws and targets are those of the whole batch, and each piece's loss weighs as much as it contributes to the
         batch's mean: the gradient is the same, but for drop path, whose draws depend on how the batch is divided.
+        Several processes divide alike: as the one whose memory ran out has to.
 
         Raises:
             ObjectiveError: the pictures of a batch depend on each other, or one picture alone does not fit.
@@ -230,43 +245,64 @@ class Objective(BaseModel):
             self._halve(len(batch["images"]))
             optim_wrapper.zero_grad()
             self.begin_step(*self.now)
+        average_gradients(self)
         optim_wrapper.step()  # outside: a step that runs out of memory half-way could not be made again
         optim_wrapper.zero_grad()
         return {"loss": loss}
 
     def _gradients(self, batch: Mapping[str, Tensor], optim_wrapper: OptimWrapper) -> Tensor | None:
-        """Backward through the batch; its loss, or None where memory ran out."""
-        try:
-            if self.pieces == 1:
-                with optim_wrapper.optim_context(self):
-                    loss = self(**batch, mode="loss")["loss"]
-                optim_wrapper.backward(loss)
-                return loss.detach()
-            with optim_wrapper.optim_context(self), torch.no_grad():
-                _, raw, seen = self._views(**batch)
-                target = self._target(raw)
-            total = torch.zeros((), device=target.device)
-            for share, part, wanted in self._divided(seen, target):
-                with optim_wrapper.optim_context(self):
-                    loss = share * self._loss(self._predict(part), wanted, part)
-                optim_wrapper.backward(loss)
-                total += loss.detach()
-            return total
-        except torch.OutOfMemoryError:
-            return None  # and not handled here: the error holds on to the memory that it could not get
+        """Backward through the batch; its loss, or None where memory ran out, in any process."""
+        if not self._divisible or (alone() and self.pieces == 1):
+            return _in_memory(lambda: self._at_once(batch, optim_wrapper))
+        made = _in_memory(lambda: self._prepared(batch, optim_wrapper))
+        if anywhere(made is None):
+            return None
+        seen, target = made
+        weight = self._weight(seen)  # the processes meet here, and must not where memory may run out
+        loss = _in_memory(lambda: self._piece_by_piece(seen, target, weight, optim_wrapper))
+        return None if anywhere(loss is None) else loss
+
+    def _at_once(self, batch: Mapping[str, Tensor], optim_wrapper: OptimWrapper) -> Tensor:
+        with optim_wrapper.optim_context(self):
+            loss = self(**batch, mode="loss")["loss"]
+        optim_wrapper.backward(loss)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _prepared(self, batch: Mapping[str, Tensor], optim_wrapper: OptimWrapper) -> tuple[Seen, Tensor]:
+        """What is drawn and computed for the whole batch: what the student sees, and the target."""
+        with optim_wrapper.optim_context(self):
+            _, raw, seen = self._views(**batch)
+            return seen, self._target(raw)
+
+    def _piece_by_piece(
+        self, seen: Seen, target: Tensor, weight: Tensor | float, optim_wrapper: OptimWrapper
+    ) -> Tensor:
+        total = torch.zeros((), device=target.device)
+        for portion, part, wanted in self._divided(seen, target):
+            with optim_wrapper.optim_context(self):
+                loss = portion * self._loss(self._predict(part), wanted, part, weight)
+            optim_wrapper.backward(loss)
+            total += loss.detach()
+        return total
 
     def _divided(self, seen: Seen, target: Tensor) -> Iterator[tuple[Tensor, Seen, Tensor]]:
         """The batch in ``pieces`` parts, each with its share in the batch's mean."""
         count = len(seen.images)
         size = -(-count // self.pieces)
-        masked = seen.mask is not None and self.loss.region == "masked"
+        masked = self._only_masked(seen)
         for start in range(0, count, size):
             part = Seen(*(None if value is None else value[start : start + size] for value in seen))
             share = part.mask.sum() / seen.mask.sum() if masked else torch.tensor(len(part.images) / count)
             yield share, part, target[start : start + size]
 
+    @property
+    def _divisible(self) -> bool:
+        """Whether the pictures of a batch can be taken one part after another."""
+        return not self.mixes and getattr(self.loss, "divisible", True) and self.teacher.sees != "seen"
+
     def _halve(self, count: int) -> None:
-        if self.mixes or not getattr(self.loss, "divisible", True) or self.teacher.sees == "seen":
+        if not self._divisible:
             raise ObjectiveError(
                 f"out of memory with {count} pictures a step, and this objective compares the pictures of a batch with "
                 "each other, so that they cannot be taken one part after another; lower suite.batch_size"
@@ -276,10 +312,17 @@ class Objective(BaseModel):
         self.pieces *= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        print(
-            f"out of memory: micro-batches of {-(-count // self.pieces)} of {count} pictures, gradients accumulated",
-            file=sys.stderr,
-        )
+        if is_main_process():
+            size = -(-count // self.pieces)
+            print(f"out of memory: micro-batches of {size} of {count} pictures, gradients accumulated", file=sys.stderr)
+
+
+def _in_memory(work: Callable[[], T]) -> T | None:
+    """What ``work`` gives, or None where the device's memory ran out."""
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        return None  # and not handled here: the error holds on to the memory that it could not get
 
 
 def _more(

@@ -1,14 +1,15 @@
-"""Data parallel and sharded training of an objective: mmengine's wrappers, and a state that is whole again."""
+"""Data parallel and sharded training of an objective: its wrappers for mmengine, and a state that is whole again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmengine.dist import is_distributed
-from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.dist import broadcast, is_distributed
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from torch import nn
+from mmengine.registry import MODEL_WRAPPERS
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -25,13 +26,34 @@ from objectives.recipe import ObjectiveError
 from objectives.teacher import Teacher
 
 
+@MODEL_WRAPPERS.register_module()
+class DataParallelObjective(nn.Module):
+    """The objective in one of several processes; its own ``train_step`` averages the gradients.
+
+    torch's DistributedDataParallel sends gradients while they are computed: where the memory of one process runs out
+    half-way, the others wait for ever. Here they are sent when every process says that it has them.
+    """
+
+    def __init__(self, module: Objective) -> None:
+        super().__init__()
+        self.module = module
+        for parameter in module.parameters():  # the seed's; machines may differ in its last bits
+            broadcast(parameter.data)
+
+    def forward(self, *arguments: Any, **more: Any) -> Any:
+        return self.module(*arguments, **more)
+
+    def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        return self.module.train_step(data, optim_wrapper)
+
+
 def wrap(
     objective: Objective, groups: Sequence[dict[str, Any]], sharded: bool
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
     """The objective for the process group at hand, and its parameter groups; both as they were where there is none.
 
     Args:
-        sharded: each process keeps a part of the weights and of what belongs to them (FSDP); else all of them (DDP).
+        sharded: each process keeps a part of the weights and of what belongs to them (FSDP); else all of them.
 
     Raises:
         ObjectiveError: the teacher follows the student's weights, which no process has whole.
@@ -39,8 +61,8 @@ def wrap(
     if not is_distributed():
         return objective, list(groups)
     share_drop_path(objective)
-    if not sharded:  # which weights take part may change from step to step (frozen prototypes)
-        return MMDistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True), list(groups)
+    if not sharded:
+        return DataParallelObjective(objective), list(groups)
     if type(objective.teacher).update is not Teacher.update:
         raise ObjectiveError(
             f"objective.teacher.type={type(objective.teacher).__name__} averages the student's weights, which "

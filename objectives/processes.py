@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from mmengine.dist import all_gather, all_reduce, barrier, get_dist_info
+from mmengine.dist import all_gather, all_reduce, all_reduce_params, barrier, get_dist_info
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup, new_group
@@ -21,6 +21,8 @@ from torch.distributed.nn.functional import all_gather as all_gather_with_gradie
 from torch.nn.modules.batchnorm import _BatchNorm
 
 T = TypeVar("T", Tensor, None)
+
+BUCKET = 64  # MiB of gradients sent at once: they are copied for it
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def share(rows: Tensor) -> Tensor:
 
 def draw(make: Callable[[int], Tensor], count: int) -> Tensor:
     """``make(n)`` draws a row for each of n pictures: called for the whole batch, cut to this process's ``count``."""
-    return share(make(count * _place.world))
+    whole = make(count * _place.world)
+    return share(whole) if count % _place.count == 0 else whole[_place.rank :: _place.world]  # a part of the batch
 
 
 def gather(rows: T) -> T:
@@ -107,6 +110,25 @@ def anywhere(flag: bool) -> bool:
     seen = torch.tensor(float(flag))
     all_reduce(seen, "max", _place.side)
     return bool(seen)
+
+
+def alone() -> bool:
+    """Whether this process has the whole batch."""
+    return _place.world == 1
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Let each gradient be the mean over the processes; one that no process has stays None."""
+    if _place.world == 1:
+        return
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    used = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+    all_reduce(used, "max", _place.side)
+    taken = [parameter for parameter, anywhere_ in zip(parameters, used.tolist(), strict=True) if anywhere_]
+    for parameter in taken:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    all_reduce_params([parameter.grad for parameter in taken], bucket_size_mb=BUCKET, op="mean")
 
 
 def mixes(*modules: nn.Module) -> bool:

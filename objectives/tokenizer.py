@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from objectives.files import spent
+from objectives.files import contents, spent
 from objectives.frozen import FrozenNetwork, load_strictly, read_weights
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry

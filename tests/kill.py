@@ -1,10 +1,10 @@
-"""The kill test: ``bench run`` on a tiny budget, killed with SIGKILL at random moments and begun again until done.
+"""The kill test: a tiny ``bench run --jobs 2``, killed with SIGKILL at random moments and begun again until done.
 
     python tests/kill.py --kills 50
 
-The table and every record must equal those of an undisturbed run bit by bit, but for times and the environment; no
-record may be lost or doubled, and no lock, temporary file or checkpoint may be left. ``make kill-test`` runs it at
-length, the test suite with three kills.
+A kill hits the command with all that it started, or a single worker of it. The table and every record must equal those
+of an undisturbed run bit by bit, but for times and the environment; no record may be lost or doubled, no traceback
+shown, and no lock, temporary file or checkpoint left. ``make kill-test`` runs it at length, the test suite with three.
 """
 
 from __future__ import annotations
@@ -15,27 +15,69 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
+
+import commands
 
 from leaderboard.records import read_records, same_result
 
-OPTIONS = [
-    "suite.scenes={'pictures_train': 40, 'pictures_val': 20, 'videos_train': 2, 'videos_test': 1, 'frames_train': 4, "
-    "'frames_test': 4}",
-    "suite.images_seen=2400", "suite.batch_size=8", "suite.kwargs.depth=1", "suite.kwargs.embed_dim=32",
-    "suite.kwargs.num_heads=2", "suite.decoder={'width': 32, 'depth': 1, 'heads': 2}",
-    *[f"task.{task}.epochs=1" for task in ("classification", "segmentation", "pose", "depth")],
-]
-TASKS = "classification,segmentation,pose,depth"
+OPTIONS = (commands.scenes(40, 2), "suite.images_seen=2400")  # 300 steps: two checkpoints a backbone
+POLL = 0.02  # seconds
+MORE = "--jobs", "2"
 
 
-def command(runs: Path, objectives: str, tasks: str) -> list[str]:
-    flags = [flag for option in OPTIONS for flag in ("--cfg-options", option)]
-    return [sys.executable, "-m", "benchmarks.cli", "run", "--objective", objectives, "--tasks", tasks, "--runs",
-            str(runs), "--device", "cpu", "--format", "json", *flags]
+class Command(Protocol):
+    """A command that runs, its stdout and stderr in files."""
+
+    pid: int
+
+    def wait(self, seconds: float | None) -> int | None:
+        """Its exit code; None where it still runs after so many seconds."""
+
+
+class Started:
+    """The command as a user starts it."""
+
+    def __init__(self, words: list[str], out: Path, err: Path) -> None:
+        with open(out, "w") as stdout, open(err, "w") as stderr:
+            words = commands.command(words)
+            self.process = subprocess.Popen(words, stdout=stdout, stderr=stderr, start_new_session=True)
+        self.pid = self.process.pid
+
+    def wait(self, seconds: float | None) -> int | None:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+Start = Callable[[list[str], Path, Path], Command]
+
+
+@dataclass
+class Tally:
+    """What was done to the runs, and what was found."""
+
+    whole: int = 0  # kills of a command with all of its workers
+    single: int = 0  # kills of a worker
+    restarts: int = 0
+    seconds: float = 0.0
+    found: list[str] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        return self.whole + self.single
+
+    def __str__(self) -> str:
+        verdict = "records identical, none lost, none double, no stale lock" if not self.found else "NOT as undisturbed"
+        return (f"{self.kills} kills ({self.whole} of the command, {self.single} of a worker), {self.restarts} "
+                f"restarts, {self.seconds:.0f} s: {verdict}")
 
 
 def table(text: str) -> list[dict]:
@@ -43,23 +85,41 @@ def table(text: str) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "cost"} for row in json.loads(text)["rows"]]
 
 
-def disturbed(words: list[str], kills: int, span: float, draw: random.Random) -> tuple[str, int]:
-    """Run to the end with at most ``kills`` kills within ``span`` seconds after each start: (stdout, kills made)."""
-    done = 0
+def shoot(command: Command, whole: bool, draw: random.Random) -> bool:
+    """Kill the command with its workers, or one of them as soon as there is one; False where it ended before."""
+    if whole:
+        for process in commands.tree(command.pid):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        return command.wait(None) == -signal.SIGKILL
+    while command.wait(POLL) is None:
+        if at_work := commands.workers(command.pid):
+            with suppress(ProcessLookupError):
+                os.kill(draw.choice(at_work), signal.SIGKILL)
+                return True
+    return False
+
+
+def disturbed(words: list[str], kills: int, span: float, draw: random.Random, start: Start, tally: Tally) -> str:
+    """Run to the end with at most ``kills`` more kills, each within ``span`` seconds after the last event: stdout."""
+    out, err = (Path(words[words.index("--runs") + 1]).with_suffix(name) for name in (".out", ".err"))
+    left = kills
     while True:
-        process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-        try:
-            out, err = process.communicate(timeout=draw.uniform(0, span) if done < kills else None)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            done += 1
-            continue
-        if process.returncode:
-            raise SystemExit(f"after {done} kills: exit {process.returncode}\n{err}")
-        return out, done
+        command, wounded = start(words, out, err), False
+        while (code := command.wait(draw.uniform(0, span) if left else None)) is None:
+            whole = tally.whole <= tally.single  # in turn, so that a few kills try both
+            if shoot(command, whole, draw):
+                tally.whole, tally.single, left = tally.whole + whole, tally.single + (not whole), left - 1
+                wounded = wounded or not whole
+        if code == 0:
+            return out.read_text()
+        if code != -signal.SIGKILL:
+            said = err.read_text()
+            if "Traceback" in said:
+                tally.found.append(f"a traceback after {tally.kills} kills: {said.strip().splitlines()[-1]}")
+            if not wounded or code not in (1, 2):
+                raise SystemExit(f"{tally}\nexit {code}\n{said}")
+        tally.restarts += 1
 
 
 def left_behind(runs: Path) -> list[Path]:
@@ -68,24 +128,27 @@ def left_behind(runs: Path) -> list[Path]:
             if path.name.endswith((".lock", ".tmp", ".partial")) or path.name.startswith("checkpoint-")]
 
 
-def differences(folder: Path, kills: int, seed: int, objectives: str, tasks: str) -> tuple[list[str], int]:
-    """(what differs between an undisturbed and a disturbed run, kills made)."""
+def trial(
+    folder: Path, kills: int, seed: int, objectives: str, tasks: str, options: tuple[str, ...] = OPTIONS,
+    start: Start = Started,
+) -> Tally:
+    """Undisturbed and disturbed runs, compared."""
     os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
-    calm, draw = folder / "calm", random.Random(seed)
-    started = time.monotonic()
-    wanted = subprocess.run(command(calm, objectives, tasks), capture_output=True, text=True, check=False)
-    if wanted.returncode:
-        raise SystemExit(f"the undisturbed run failed:\n{wanted.stderr}")
-    span, done, found = time.monotonic() - started, 0, []
+    calm, draw, tally, started = folder / "calm", random.Random(seed), Tally(), time.monotonic()
+    out, err = folder / "calm.out", folder / "calm.err"
+    if start(commands.arguments(calm, objectives, tasks, *MORE, options=options), out, err).wait(None):
+        raise SystemExit(f"the undisturbed run failed:\n{err.read_text()}")
+    span = time.monotonic() - started
     for number in range(10 * kills):
-        if done >= kills:
+        if tally.kills >= kills:
             break
         wild = folder / f"wild{number}"  # a run that came through before all kills were made: another one
-        got, made = disturbed(command(wild, objectives, tasks), kills - done, span / 2, draw)
-        done += made
-        found += [] if table(got) == table(wanted.stdout) else ["the tables differ"]
-        found += compared(calm, wild)
-    return found, done
+        words = commands.arguments(wild, objectives, tasks, *MORE, options=options)
+        got = disturbed(words, kills - tally.kills, span / 2, draw, start, tally)
+        tally.found += [] if table(got) == table(out.read_text()) else ["the tables differ"]
+        tally.found += compared(calm, wild)
+    tally.seconds = time.monotonic() - started
+    return tally
 
 
 def compared(calm: Path, wild: Path) -> list[str]:
@@ -109,15 +172,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--objectives", default="mae,maskdistill,random_init")
-    parser.add_argument("--tasks", default=TASKS)
+    parser.add_argument("--objectives", default="mae,maskdistill")
+    parser.add_argument("--tasks", default="classification,depth")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found, done = differences(Path(folder), given.kills, given.seed, given.objectives, given.tasks)
-    for line in found:
+        tally = trial(Path(folder), given.kills, given.seed, given.objectives, given.tasks)
+    for line in tally.found:
         print(line)
-    print(f"{done} kills: " + ("records and table equal the undisturbed run's" if not found else "NOT equal"))
-    raise SystemExit(bool(found))
+    print(tally)
+    raise SystemExit(bool(tally.found))
 
 
 if __name__ == "__main__":

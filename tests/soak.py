@@ -2,7 +2,8 @@
 
     python tests/soak.py --cells 200
 
-``make soak`` runs it at length (some eight minutes of one core), the test suite with a few cells.
+The command runs with two workers; all of its processes are counted. ``make soak`` runs it at length (with one worker
+some eight minutes of one core), the test suite with a few cells.
 """
 
 from __future__ import annotations
@@ -11,19 +12,14 @@ import argparse
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-OPTIONS = [
-    "suite.scenes={'pictures_train': 20, 'pictures_val': 10, 'videos_train': 1, 'videos_test': 1, 'frames_train': 4, "
-    "'frames_test': 4}",
-    "suite.images_seen=80", "suite.batch_size=8", "suite.kwargs.depth=1", "suite.kwargs.embed_dim=32",
-    "suite.kwargs.num_heads=2", "suite.decoder={'width': 32, 'depth': 1, 'heads': 2}",
-    *[f"task.{task}.epochs=1" for task in ("classification", "segmentation", "pose", "depth")],
-]
+import commands
+
+OPTIONS = (commands.scenes(20, 1), "suite.images_seen=80")
 TASKS = "classification,segmentation,pose,depth"
 GROWTH = 0.05  # of the resident memory, from the second quarter to the last: an allocator's ups and downs
 FILES = 2  # more open files than that are a leak
@@ -38,22 +34,10 @@ class Sample(NamedTuple):
     files: int
 
 
-def tree(pid: int) -> list[int]:
-    """A process and all that it started, directly or not."""
-    found = [pid]
-    for parent in found:
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                found += [int(child) for child in children.read_text().split()]
-            except OSError:
-                continue  # gone by now
-    return found
-
-
 def sample(pid: int, cells: int) -> Sample:
     """What the tree of ``pid`` holds now."""
     memory = files = 0
-    for process in tree(pid):
+    for process in commands.tree(pid):
         try:
             memory += int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             files += len(os.listdir(f"/proc/{process}/fd"))
@@ -85,26 +69,27 @@ def verdict(samples: list[Sample], total: int, growth: float = GROWTH) -> tuple[
     return flat, f"{words}: {'flat' if flat else 'NOT flat'}"
 
 
-def command(runs: Path, cells: int) -> list[str]:
-    flags = [flag for option in OPTIONS for flag in ("--cfg-options", option)]
+def command(runs: Path, cells: int, jobs: int) -> list[str]:
     seeds = str(-(-cells // len(TASKS.split(","))))
-    return [sys.executable, "-m", "benchmarks.cli", "run", "--objective", "mae", "--tasks", TASKS, "--seeds", seeds,
-            "--runs", str(runs), "--device", "cpu", "--jobs", "1", "--format", "json", *flags]
+    more = ("--seeds", seeds, "--jobs", str(jobs))
+    return commands.command(commands.arguments(runs, "mae", TASKS, *more, options=OPTIONS))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=200, help="rounded up to whole seeds of four tasks")
+    parser.add_argument("--jobs", type=int, default=2, help="workers")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
         runs, errors = Path(folder) / "runs", Path(folder) / "errors"
         with open(errors, "w") as file:
-            process = subprocess.Popen(command(runs, given.cells), stdout=subprocess.DEVNULL, stderr=file)
+            process = subprocess.Popen(command(runs, given.cells, given.jobs), stdout=subprocess.DEVNULL, stderr=file)
             samples = watch(process, runs)
         if process.returncode:
             raise SystemExit(f"exit {process.returncode}\n{errors.read_text()}")
         flat, words = verdict(samples, len(list(runs.rglob("result.json"))))
-    print(words)
+    print(f"{given.jobs} workers, {time.monotonic() - started:.0f} s: {words}")
     raise SystemExit(not flat)
 
 

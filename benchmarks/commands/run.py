@@ -29,6 +29,7 @@ from benchmarks.options import (
     Seed,
     Seeds,
     Sharded,
+    Store,
     Suite,
     TableFormat,
     Tasks,
@@ -59,6 +60,7 @@ def run(
     device: Device = "auto",
     jobs: Jobs = None,
     executor: Executor = "local",
+    store: Store = "",
     launcher: Launcher = "none",
     sharded: Sharded = False,
     cfg_options: CfgOptions = None,
@@ -69,7 +71,7 @@ def run(
     """Train the objectives' backbones, score them on the tasks, print the table."""
     from benchmarks.plan import Request, plan
 
-    with Means(device, jobs, executor, launcher, sharded).joined() as means:
+    with Means(device, jobs, executor, launcher, sharded, store).joined() as means:
         wanted = chosen_seeds(seeds, seed)
         request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
         carry_out(plan(request), runs, data_root, means, overwrite, dry_run, output_format)
@@ -92,6 +94,7 @@ def sweep(
     device: Device = "auto",
     jobs: Jobs = None,
     executor: Executor = "local",
+    store: Store = "",
     launcher: Launcher = "none",
     sharded: Sharded = False,
     cfg_options: CfgOptions = None,
@@ -102,7 +105,7 @@ def sweep(
     """Run every combination of varied options and print the ablation table."""
     from benchmarks import plan as planning
 
-    with Means(device, jobs, executor, launcher, sharded).joined() as means:
+    with Means(device, jobs, executor, launcher, sharded, store).joined() as means:
         wanted = chosen_seeds(seeds, seed)
         request = planning.Request(
             names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
@@ -119,6 +122,7 @@ class Means:
     executor: str = "local"
     launcher: str = "none"
     sharded: bool = False
+    store: str = ""
     team: Team | None = None
 
     @contextmanager
@@ -130,7 +134,7 @@ class Means:
         """
         from benchmarks.launch import check_alone, led
 
-        check_alone(self.launcher, self.sharded, self.jobs, self.executor)
+        check_alone(self.launcher, self.sharded, self.jobs, self.executor, self.store)
         with led(self.launcher, self.device) as team:
             yield replace(self, team=team)
 
@@ -175,6 +179,8 @@ def computed(
     from benchmarks.execute import Execution, check_device
     from benchmarks.notes import announced
     from benchmarks.progress import Reporter
+    from benchmarks.store import check as check_store
+    from benchmarks.store import fetch
 
     words = shlex.join(["bench", *sys.argv[1:]])
     check_device(means.device, means.executor == "local")
@@ -184,10 +190,14 @@ def computed(
         _show_plan(reporter, cells, f"{len(cells)} cells")
         return False
     check_writable(runs)
+    if means.store:
+        check_store(means.store)
     with reporter:
         reporter.begin("data")
         root = find_data(suite, data_root, runs, reporter.report)
-        execution = Execution(runs, root, means.device, overwrite, reporter)
+        if means.store:
+            fetch(means.store, runs, {place for c in cells for place in (c.folder, c.pretraining.folder / "pretrain")})
+        execution = Execution(runs, root, means.device, overwrite, reporter, store=means.store)
         missing, done = execution.split(cells)
         _show_plan(reporter, missing, f"{len(missing)} cells to run, {len(done)} finished already")
         if dry_run:

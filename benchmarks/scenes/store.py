@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import time
 import uuid
@@ -14,7 +15,7 @@ from pathlib import Path
 from benchmarks.scenes import VERSION, Progress, SceneError, SceneSpec
 
 RECORD = "scenes.json"
-STALE = 3600.0  # seconds after which a dead process's folder is swept away
+STALE = 3600.0  # seconds after which the folder of a process that may run on another machine is swept away
 
 
 def recorded(root: Path, spec: SceneSpec) -> str | None:
@@ -33,7 +34,7 @@ def prepare(root: Path, spec: SceneSpec, progress: Progress) -> str:
     found = recorded(root, spec)
     if found is not None:
         return found
-    partial = root.parent / f".{root.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
+    partial = root.parent / f"{_start(root)}{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
     from benchmarks.scenes import production  # torch and OpenCV: seconds, which the way above does without
 
     try:
@@ -56,12 +57,18 @@ def _check_ours(root: Path) -> None:
         raise SceneError(f"cannot write the scenes to {root}: it holds something else; name another folder")
 
 
+def _start(root: Path) -> str:
+    """How names of unfinished folders of this machine's processes begin; the process's number follows."""
+    return f".{root.name}.{platform.node()}."
+
+
 def _sweep(root: Path) -> None:
     """Remove what killed processes left behind."""
     for folder in root.parent.glob(f".{root.name}.*.partial"):
         process = folder.name.split(".")[-3]
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > STALE and not _alive(process):
+            ours = folder.name.startswith(_start(root))
+            if (ours or time.time() - folder.stat().st_mtime > STALE) and not _alive(process):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

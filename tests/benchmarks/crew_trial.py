@@ -16,6 +16,8 @@ class Trial(Execution):
     def check(self, cells):
         if any(cell.pretraining.seed == 9 for cell in cells):
             raise RequestError("seed 9 makes no sense")
+        if any(cell.pretraining.seed == 8 for cell in cells):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def pretrain(self, pretraining, wait=False):
         if pretraining.recipe.name == "simmim":

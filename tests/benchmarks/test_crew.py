@@ -78,3 +78,61 @@ def test_a_refusal_comes_back_from_the_worker(trial, tmp_path):
         Crew(trial(tmp_path, tmp_path, "cpu", reporter=Shown()), 2, asked) as crew,
     ):
         crew.check(asked)
+
+
+def test_a_worker_that_dies_idle_is_replaced(trial, tmp_path, monkeypatch):
+    monkeypatch.setattr(crew_module, "cores", lambda: 2)
+    asked = cells(["mae"], ["classification", "depth"])
+    with Crew(trial(tmp_path, tmp_path, "cpu", reporter=Shown()), 2, asked) as crew:
+        crew.check(asked)
+        (idle,) = crew._workers
+        idle.process.kill()
+        idle.process.join()
+        found = crew.run(asked)
+        assert idle not in crew._workers
+    assert found == [f"{task} of mae, 2 threads, 1 threads" for task in ("classification", "depth")]
+
+
+class Gone:
+    """A worker's pipe whose other end was closed between the look at the worker and the message to it."""
+
+    def send(self, what):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    def recv(self):
+        raise EOFError
+
+    def close(self):
+        pass
+
+
+class Ended:
+    exitcode = -9
+
+    def is_alive(self):
+        return self.alive
+
+    def join(self, seconds=None):
+        pass
+
+
+def test_a_worker_that_dies_while_it_is_told_costs_its_piece_only(trial, tmp_path):
+    asked = cells(["mae"], ["classification", "depth"])
+    crew = Crew(trial(tmp_path, tmp_path, "cpu", reporter=Shown()), 2, asked)
+    piece = crew.execution.queue(asked)[0]
+    worker = crew_module._Worker(Ended(), Gone())
+    crew._workers.append(worker)
+    worker.process.alive = True
+    crew.begin(piece)
+    worker.process.alive = False
+    assert "killed by signal 9" in str(crew._listen(worker).result)
+    assert not crew._workers
+
+
+def test_a_worker_that_dies_in_the_check_is_one_line(trial, tmp_path):
+    asked = cells(["mae"], seeds=(8,))
+    with (
+        pytest.raises(RequestError, match=r"^the worker process was killed by signal 9; .*nothing was begun yet$"),
+        Crew(trial(tmp_path, tmp_path, "cpu", reporter=Shown()), 2, asked) as crew,
+    ):
+        crew.check(asked)

@@ -1,6 +1,8 @@
 """Executors: a plan as a graph, workers that die, thousands of cells, Ray and Slurm (submitit) themselves."""
 
 import importlib
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -8,11 +10,12 @@ import pytest
 
 from benchmarks import scheduling
 from benchmarks.errors import RequestError
-from benchmarks.execute import Execution
+from benchmarks.execute import Execution, Threads
 from benchmarks.plan import Request, plan
 from benchmarks.progress import Kept
 from benchmarks.scheduling import Remote, WorkerLost, work
 from benchmarks.slurm_jobs import SlurmJobs, parameters
+from leaderboard.records import same_result
 
 TASKS = ["classification", "pose", "depth"]
 
@@ -117,6 +120,42 @@ def test_ray_takes_the_plan_as_a_graph_and_replaces_a_dead_worker(light):
         check_graph(light, cluster.run(asked))
         assert light.threads.task == 1 or cluster._machines()[0][0] > 1
     assert not list(light.runs.glob(".shared-*"))
+
+
+@pytest.mark.slow
+def test_a_ray_worker_killed_in_training_costs_its_work_since_the_last_checkpoint(mini, tiny, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    from benchmarks.ray_cluster import RayCluster
+
+    sys.path.append(str(Path(__file__).parents[1]))
+    import commands
+
+    options = [*tiny("depth"), "suite.images_seen=2000"]  # 250 steps
+    asked = plan(Request(["mae"], ["depth"], "mini", options=options))
+    alone = Execution(tmp_path / "calm", mini, "cpu", reporter=Kept(), threads=Threads(1, 1))
+    (calm,) = alone.run(asked)
+    monkeypatch.setattr("benchmarks.ray_cluster.divide", lambda *_: Threads(1, 1))
+    wild, at, after = tmp_path / "wild", [], set()
+    wild.mkdir()
+
+    def harm():
+        at.append(commands.kill_in_training(wild))
+        while not list(wild.rglob("backbone.json")):
+            after.update(commands.steps_noted(wild))
+            time.sleep(0.02)
+
+    threading.Thread(target=harm, daemon=True).start()
+    execution = Execution(wild, mini, "cpu", reporter=Kept())
+    with RayCluster(execution, "", 1, asked) as cluster:
+        (record,) = cluster.run(asked)
+    assert at[0] in (100, 200)
+    assert after
+    assert min(after) > at[0]
+    assert same_result(record, calm)
+    weights = [(root / asked[0].pretraining.folder / "pretrain" / "backbone.safetensors").read_bytes()
+               for root in (tmp_path / "calm", wild)]
+    assert weights[0] == weights[1]
+    assert not (wild / ".locks").exists()
 
 
 def test_a_ray_cluster_that_does_not_answer(light, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -422,8 +423,12 @@ def test_folders_of_dead_processes_are_swept(tmp_path):
         left = tmp_path / f".scenes.{process}.12345678.partial"
         left.mkdir()
         os.utime(left, (0, 0))
+    for machine in (platform.node(), "another"):  # of just now
+        (tmp_path / f".scenes.{machine}.{child.pid}.12345678.partial").mkdir()
     scenes.prepare(tmp_path / "scenes", TINY)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f".scenes.{os.getpid()}.12345678.partial", "scenes"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f".scenes.{os.getpid()}.12345678.partial", f".scenes.another.{child.pid}.12345678.partial", "scenes"
+    }
 
 
 def test_threads_of_torch_are_left_as_they_were(tmp_path):

@@ -2,16 +2,19 @@
 
 import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks.execute import Execution, Threads, sha256
+from benchmarks.execute import Execution, Threads, forget_peak_memory, peak_memory, sha256
 from benchmarks.locks import FOLDER, Busy, held
 from benchmarks.plan import Request, plan
 from benchmarks.progress import Reporter
@@ -130,6 +133,39 @@ def test_who_waits_uses_the_finished_record(mini, cells, tmp_path, monkeypatch):
     assert [r.status for r in records] == ["ok"] * 4
     assert any("finished by another process" in line for line in said), said
     assert sum(line.startswith("trained ") for line in said + lines) == 2
+
+
+def test_a_second_attempt_of_an_overwriting_request_keeps_the_first_ones_work(mini, cells, tmp_path, monkeypatch):
+    """Its worker was lost: another one, with a copy of the execution, goes on from its last checkpoint."""
+    first, later = (Execution(tmp_path, mini, "cpu", "always", Notes()) for _ in range(2))
+    again = replace(first)
+    pretraining = cells[0].pretraining
+    folder = tmp_path / pretraining.folder / "pretrain"
+    checkpoint = folder / "checkpoint-00000100-0.pt"
+    for execution, kept in ((first, False), (again, True), (later, False)):
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.touch()
+        execution._clear_stale(folder, pretraining)
+        assert checkpoint.exists() == kept
+    monkeypatch.setattr(Execution, "_train", lambda self, pretraining: "trained again")
+    about = {"fingerprint": pretraining.fingerprint(first.pictures_fingerprint(pretraining))}
+    (folder / "backbone.json").write_text(json.dumps(about))
+    (folder / "backbone.safetensors").touch()
+    assert replace(later).pretrain(pretraining) == folder
+    assert first.pretrain(pretraining) == "trained again"
+
+
+def test_the_peak_of_memory_is_that_of_a_piece_of_work():
+    forget_peak_memory()
+    before = peak_memory()
+    held = np.ones(2**25)  # 256 MiB
+    most = peak_memory()
+    assert most - before > 0.9 * held.nbytes
+    size = held.nbytes
+    del held
+    assert abs(peak_memory() - most) < 2**20
+    forget_peak_memory()
+    assert most - peak_memory() > 0.9 * size
 
 
 def fails(error):

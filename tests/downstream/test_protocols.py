@@ -1,6 +1,8 @@
 """What the protocols do beyond training one head: neighbours, grids of heads, attention, schedules."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -260,6 +262,47 @@ def test_a_step_of_lars_by_hand():
 
 
 # --- layer decay and schedules ----------------------------------------------------------------------------------------
+
+
+def test_memory_that_runs_out_in_fine_tuning_halves_the_batch(make_job, monkeypatch, capsys):
+    """Same pictures, same gradients (but for batch norm, left out here), as many steps."""
+    ends, steps, step, forward = [], [], torch.optim.SGD.step, TimmBackbone.forward
+
+    def tight(self, x):
+        if self.training and len(x) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory (of the test)")
+        return forward(self, x)
+
+    def counted(self, *arguments):
+        steps.append(1)
+        return step(self, *arguments)
+
+    def before_test(self, runner):
+        ends.append({name: value.clone() for name, value in runner.model.state_dict().items()})
+
+    monkeypatch.setattr(torch.nn.BatchNorm1d, "forward", lambda self, x: x)
+    monkeypatch.setattr(TimmBackbone, "forward", tight)
+    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    monkeypatch.setattr(engine.Watch, "before_test", before_test)
+    job = make_job("classification", "finetune", batch_size=4, epochs=2, optimizer="SGD", lr=1e-2, warmup=0,
+                   schedule="steps", drop_path_rate=0.0)
+    most = 4
+    whole = evaluate(job)
+    made, most = len(steps), 1
+    parts = evaluate(job)
+    assert (made, len(steps)) == (6, 12)
+    assert parts.chosen == {**whole.chosen, "micro_batch": 1}
+    assert parts.train_images == whole.train_images
+    assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-5) for name in ends[0])
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.search(r"micro-batches of \d of 4", line).group() for line in lines] == [
+        "micro-batches of 2 of 4", "micro-batches of 1 of 4"
+    ]
+    most = 0
+    with pytest.raises(TaskError, match="out of memory with one picture at a time"):
+        evaluate(job)
+    with pytest.raises(TaskError, match="out of memory with 3 pictures at a time, which do not halve"):
+        evaluate(replace(job, settings={**job.settings, "batch_size": 6}))
 
 
 def test_layer_decay_of_swin_counts_each_merging_as_a_layer(make_backbone):

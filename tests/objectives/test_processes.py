@@ -12,6 +12,7 @@ from objectives import recipe as recipes
 from objectives.objective import Objective
 from objectives.pretrain import _Steps, pretrain
 from objectives.recipe import ObjectiveError
+from objectives.student import VisibleStudent
 
 STEPS = 20
 # batch norm and a contrast; a decoder; drop path and a moving average; a centre and small crops; draws a picture
@@ -76,6 +77,36 @@ def test_two_and_four_processes_give_the_losses_of_one(make, pictures, in_proces
             assert same or one.objective in SLOWER, (one.objective, world)
             assert (one.folder / "log.jsonl").read_text().count("\n") == 2
             assert not list(several.folder.glob("checkpoint-*"))
+
+
+def crowded(jobs, pictures, most):
+    """:func:`losses` where the memory of process 1 holds ``most`` pictures at a time, from the third step on."""
+    forward = VisibleStudent.forward
+    calls = []
+
+    def tight(self, images, mask=None):
+        calls.append(len(images))
+        if len(calls) > 2 and distributed.get_rank() == 1 and len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory (of the test)")
+        return forward(self, images, mask)
+
+    VisibleStudent.forward = tight
+    try:
+        return losses(jobs, pictures), calls
+    finally:
+        VisibleStudent.forward = forward
+
+
+def test_memory_that_runs_out_in_one_process_divides_the_batch_in_all(make_job, pictures, in_processes):
+    torch.set_num_threads(1)
+    one, two = (make_job("mae", folder=folder, images_seen=8 * 16) for folder in "12")
+    alone = losses([one], pictures)
+    for found, calls in in_processes(2, crowded, [two], pictures, 3):
+        assert found[0] == pytest.approx(alone[0], abs=1e-5)
+        assert calls[:2] == [8, 8]
+        assert calls[-4:] == [2, 2, 2, 2]  # 8 and 4 did not fit into process 1, which process 0 was told
+    a, b = (load_file(job.folder / "backbone.safetensors") for job in (one, two))
+    assert all(torch.allclose(a[key], b[key], atol=1e-4) for key in a)
 
 
 def gradients(job, pictures):

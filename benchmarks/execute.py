@@ -87,6 +87,8 @@ class Execution:
     threads: Threads = field(default_factory=lambda: Threads(cores(), cores()))
     processes: int = 1  # that train a backbone or fine-tune on a task together
     sharded: bool = False  # each of them keeps a part of the weights
+    fast: bool = False  # pre-training may round otherwise than committed results; see objectives.arithmetic
+    compiled: bool = False  # its blocks go through torch.compile
     _pictures: dict[str, Source] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
@@ -318,6 +320,7 @@ class Execution:
         return self._pictures[key]
 
     def pretrain_job(self, pretraining: Pretraining, folder: Path, device: str) -> PretrainJob:
+        from objectives.arithmetic import Arithmetic
         from objectives.pretrain import PretrainJob
 
         suite = pretraining.suite
@@ -331,6 +334,7 @@ class Execution:
                    "config": pretraining.config(),
                    "environment": {**environment(device), "processes": self.processes, "sharded": self.sharded}},
             progress=noting(self.runs, pretraining.folder / "pretrain", self.reporter.report), sharded=self.sharded,
+            arithmetic=Arithmetic.of(device, self.fast, self.compiled),
         )
 
     def score(self, cell: Cell, backbone: Path, wait: bool = False) -> Record:
@@ -450,7 +454,7 @@ class Execution:
             },
             environment={**environment(device), "threads": asdict(self.threads), "processes": {
                 "pretraining": about.get("environment", {}).get("processes", 1), "task": self.processes,
-            }},
+            }, "arithmetic": about.get("arithmetic")},
             fingerprints={
                 "cell": cell.fingerprint(weights or "none", data),
                 "config": pretraining.fingerprint(self.pictures_fingerprint(pretraining)), "data": data,

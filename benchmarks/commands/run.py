@@ -16,10 +16,12 @@ from benchmarks.errors import EXIT_FAILED
 from benchmarks.options import (
     Budget,
     CfgOptions,
+    Compile,
     DataRoot,
     Device,
     DryRun,
     Executor,
+    Fast,
     Jobs,
     Launcher,
     Objectives,
@@ -61,6 +63,8 @@ def run(
     executor: Executor = "local",
     launcher: Launcher = "none",
     sharded: Sharded = False,
+    fast: Fast = False,
+    compiled: Compile = False,
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -69,7 +73,7 @@ def run(
     """Train the objectives' backbones, score them on the tasks, print the table."""
     from benchmarks.plan import Request, plan
 
-    with Means(device, jobs, executor, launcher, sharded).joined() as means:
+    with Means(device, jobs, executor, launcher, sharded, fast, compiled).joined() as means:
         wanted = chosen_seeds(seeds, seed)
         request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
         carry_out(plan(request), runs, data_root, means, overwrite, dry_run, output_format)
@@ -94,6 +98,8 @@ def sweep(
     executor: Executor = "local",
     launcher: Launcher = "none",
     sharded: Sharded = False,
+    fast: Fast = False,
+    compiled: Compile = False,
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -102,7 +108,7 @@ def sweep(
     """Run every combination of varied options and print the ablation table."""
     from benchmarks import plan as planning
 
-    with Means(device, jobs, executor, launcher, sharded).joined() as means:
+    with Means(device, jobs, executor, launcher, sharded, fast, compiled).joined() as means:
         wanted = chosen_seeds(seeds, seed)
         request = planning.Request(
             names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
@@ -119,6 +125,8 @@ class Means:
     executor: str = "local"
     launcher: str = "none"
     sharded: bool = False
+    fast: bool = False
+    compiled: bool = False
     team: Team | None = None
 
     @contextmanager
@@ -187,7 +195,9 @@ def computed(
     with reporter:
         reporter.begin("data")
         root = find_data(suite, data_root, runs, reporter.report)
-        execution = Execution(runs, root, means.device, overwrite, reporter)
+        execution = Execution(
+            runs, root, means.device, overwrite, reporter, fast=means.fast, compiled=means.compiled
+        )
         missing, done = execution.split(cells)
         _show_plan(reporter, missing, f"{len(missing)} cells to run, {len(done)} finished already")
         if dry_run:

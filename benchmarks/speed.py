@@ -32,6 +32,7 @@ from objectives.machine import multiplies_bf16
 from objectives.pretrain import parameter_groups
 
 CEILING_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the ceiling
+CEILING_SECONDS = 2.0  # that a product may take; a processor that computes bf16 by conversion gets smaller matrices
 CLASSES = 10  # labels of the random pictures
 BATCHES = 4  # different batches of pictures and masks that are at hand
 RATE = 1e-4  # of learning, on both sides: no loss of noise diverges in the few steps
@@ -198,19 +199,27 @@ def wait(device: torch.device) -> None:
 
 def ceiling(device: torch.device, precision: str) -> Callable[[], float]:
     """A turn of the matrix product; returns operations per second."""
-    side = CEILING_SIDE[device.type]
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
 
-    def turn() -> float:
-        wait(device)
-        started = time.perf_counter()
-        torch.mm(a, b)
-        wait(device)
-        return 2 * side**3 / (time.perf_counter() - started)
+    def of(side: int) -> Callable[[], float]:
+        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
 
-    turn()
-    return turn
+        def turn() -> float:
+            wait(device)
+            started = time.perf_counter()
+            torch.mm(a, b)
+            wait(device)
+            return 2 * side**3 / (time.perf_counter() - started)
+
+        turn()  # chooses its kernel
+        return turn
+
+    side = CEILING_SIDE[device.type]
+    small = side // 8
+    rate = of(small)()
+    while side > small and 2 * side**3 / rate > CEILING_SECONDS:
+        side //= 2
+    return of(side)
 
 
 def peak_memory(contestant: Contestant) -> float:
@@ -293,7 +302,9 @@ def _ratios(contestants: Sequence[Contestant], rates: Sequence[Sequence[float]])
             if (one.side, other.side) == (OURS, PEER):
                 each = [a / b for a, b in zip(mine, theirs, strict=True)]
                 low, middle, high = _quartiles(each)
-                found.append(Ratio(one.objective, one.name, other.name, round(middle, 3), round(low, 3), round(high, 3)))
+                found.append(
+                    Ratio(one.objective, one.name, other.name, round(middle, 3), round(low, 3), round(high, 3))
+                )
     return found
 
 

@@ -8,7 +8,7 @@ of its MaskFeat, whose tokens are handed on as the feature map that SimMIM's dec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any

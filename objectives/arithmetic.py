@@ -47,7 +47,7 @@ class Arithmetic:
             ObjectiveError: ``compiled`` without a C++ compiler on the machine.
         """
         if compiled and not any(map(shutil.which, COMPILERS)):
-            raise ObjectiveError(f"--compile needs a C++ compiler ({', '.join(COMPILERS)}); install one or leave it out")
+            raise ObjectiveError(f"--compile needs a C++ compiler ({', '.join(COMPILERS)}); install one, or do without")
         if torch.device(device).type == "cuda":
             return cls("bf16", True, compiled)
         return cls("bf16" if fast and multiplies_bf16() else "fp32", fast, compiled)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "bf16")
 PEERS = ("", "mmpretrain")
 WAYS = ("plain", "fast", "compiled")
+CONVERTED = "this processor has no units for its products and computes them by conversion"
 READ_BATCH = 16  # pictures of a batch where reading is timed: what a machine without a GPU takes of 224 px
 
 
@@ -96,6 +97,7 @@ def speed(
 
     from benchmarks.execute import resolve_device, set_threads
     from benchmarks.progress import Reporter
+    from objectives.machine import multiplies_bf16
 
     plans = _plans(objective or "mae", suite, cfg_options or [])
     count = batch or plans[0].suite.batch_size
@@ -103,6 +105,8 @@ def speed(
     set_threads()
     with Reporter() as reporter:
         reporter.begin("speed")
+        if place.type == "cpu" and "bf16" in precisions and not multiplies_bf16():
+            reporter.say(f"bf16: {CONVERTED}, some 50 times slower than fp32; --precision fp32 leaves those rows out")
         if scaling:
             from benchmarks import speed_scaling
 
@@ -111,7 +115,8 @@ def speed(
         elif overhead:
             from benchmarks import speed_overhead
 
-            record = speed_overhead.record(plans[0], place, ways[0], turns, reporter)
+            how_computed = _computing(precisions[0], ways[0], place)
+            record = speed_overhead.record(plans[0], place, how_computed, turns, reporter)
         else:
             record = _side_by_side(plans, count, precisions, ways, peer, place, steps, turns, reporter)
     if not _kept(record, output, output_format):
@@ -178,10 +183,12 @@ def _print(record: dict[str, Any]) -> None:
             print()
     ceilings = ", ".join(f"{name} {top:,} GFLOP/s" for name, top in record.get("ceiling_gflops", {}).items())
     device = record["environment"]["hardware"]["device"]
+    if "overhead" in record:
+        print(f"outside of the steps: {100 * record['overhead']:.2f} % of a run")
     print(f"{record['model']} {record['input_size']} px, batch {record['batch']}, {device}"
           + (f"; ceiling {ceilings}" if ceilings else ""))
     if "bf16" in record.get("ceiling_gflops", {}) and device == "cpu" and not record["processor_multiplies_bf16"]:
-        print("this processor has no units for products of bf16: it computes them by conversion")
+        print(f"bf16: {CONVERTED}")
 
 
 def _kept(record: dict[str, Any], output: Path | None, output_format: str) -> bool:

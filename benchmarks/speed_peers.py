@@ -107,10 +107,11 @@ def _mae(model: ConfigDict, sizes: Sizes, pretraining: Pretraining) -> None:
 
 def _simmim(model: ConfigDict, sizes: Sizes, pretraining: Pretraining) -> None:
     if sizes.swin:
+        if sizes.patch != 4:
+            raise NoPeer(f"mmpretrain's SimMIM has Swin with patches of 4 px, not {sizes.patch}")
         model.backbone.update(
             arch={"embed_dims": sizes.width, "depths": sizes.depths, "num_heads": sizes.heads}, img_size=sizes.side,
-            stage_cfgs={"block_cfgs": {"window_size": sizes.window}}, patch_size=sizes.patch,
-            drop_path_rate=sizes.drop_path,
+            stage_cfgs={"block_cfgs": {"window_size": sizes.window}}, drop_path_rate=sizes.drop_path,
         )
         width = sizes.width * 2 ** (len(sizes.depths) - 1)
     else:

@@ -54,9 +54,11 @@ def parts(device: str, tiny: bool, runs: Path, scratch: Path) -> list[Part]:
 
     def speed(name: str, objectives: str, batch: int, seconds: int, *more: str) -> Part:
         record = scratch / f"{name}.json"
-        words = [*bench, "speed", "--suite", "paper", "--objective", objectives, "--device", device, "--batch",
-                 str(2 if tiny else batch), "--precision", "fp32" if tiny else "bf16", "--steps", "1" if tiny else "3", "--turns",
-                 "1" if tiny else "3", "--output", str(record), *more, *options(TINY if tiny else [])]
+        size = [2, "fp32", 1, 1] if tiny else [batch, "bf16", 3, 3]
+        flags = zip(("--batch", "--precision", "--steps", "--turns"), map(str, size), strict=True)
+        words = [*bench, "speed", "--suite", "paper", "--objective", objectives, "--device", device,
+                 *(word for flag in flags for word in flag), "--output", str(record), *more,
+                 *options(TINY if tiny else [])]
         return Part(name, words, seconds, record)
 
     tasks = "classification" if tiny else "all"

@@ -166,3 +166,46 @@ def test_gpu_check_without_a_gpu(tmp_path):
     assert [line for line in done.stderr.splitlines() if "gpu-check" in line] == [
         "gpu-check: no CUDA device here; run it on a machine with a GPU and its driver"]
     assert not (tmp_path / "x.json").exists()
+
+
+def test_the_cost_of_a_step_against_batch_size_and_depth(monkeypatch):
+    from benchmarks import speed_scaling
+    from benchmarks.progress import Silent
+
+    varied = {"batch": (0.5, 1), "picture size": (0.5, 1), "depth": (1, 2)}
+    monkeypatch.setattr(speed_scaling, "VARIED", varied)
+    plan = planned("mae", [*TINY, "suite.batch_size=4"])
+    record = speed_scaling.record(plan, Arithmetic(), CPU, 1, 1, Silent())
+    rows = {(row["varied"], row["value"]): row for row in record["rows"]}
+    assert list(rows) == [("batch", 2), ("batch", 4), ("picture size", 32), ("picture size", 64), ("depth", 1),
+                          ("depth", 2)]
+    assert rows["batch", 2]["gflops_per_image"] == pytest.approx(rows["batch", 4]["gflops_per_image"], abs=1e-4)
+    assert rows["batch", 2]["memory_mb"] < rows["batch", 4]["memory_mb"]
+    for small, large in ((("picture size", 32), ("picture size", 64)), (("depth", 1), ("depth", 2))):
+        assert rows[small]["gflops_per_image"] < rows[large]["gflops_per_image"]
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import scaling
+
+    assert len(scaling.measured(record).splitlines()) == 2 + 2 + len(rows)
+
+
+def test_hours_are_operations_over_rate(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import scaling
+
+    assert scaling.vit_gflops(224, 224) == pytest.approx(2 * 17.56, rel=0.01)  # 17.6 G multiply-adds (2010.11929)
+    assert scaling.Bill("x", 1000, scaling.SHARE * scaling.PEAK * 3.6 / 1e9).hours(2) == pytest.approx(0.5)
+    assert {bill.name for bill in scaling.fine_tunings()} == set(suites.get("paper").settings)
+
+
+def test_what_surrounds_the_steps():
+    from benchmarks.speed_overhead import bare, whole
+    from objectives.objective import Objective
+
+    step = Objective.train_step
+    plan = planned("mae", [*TINY, "suite.batch_size=4", "suite.images_seen=12"])
+    seconds, clock = whole(plan, Arithmetic(), CPU)
+    assert clock.steps == 3
+    assert 0 < clock.seconds < seconds
+    assert Objective.train_step is step
+    assert bare(plan, Arithmetic(), CPU, 2) > 0

@@ -156,11 +156,14 @@ class Execution:
 
         Raises:
             RequestError: slots that do not fit each other or the backbone, or a teacher without weights.
+            ObjectiveError: blocks are to be compiled and there is no compiler.
         """
         import torch
 
+        from objectives.arithmetic import Arithmetic
         from objectives.recipe import ObjectiveError
 
+        Arithmetic.of("cpu", self.fast, self.compiled)
         seen = {cell.pretraining.label: cell.pretraining for cell in cells}
         for pretraining in seen.values():
             if self.backbone(pretraining) is not None:

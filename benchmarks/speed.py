@@ -34,7 +34,8 @@ from objectives.pretrain import parameter_groups
 CEILING_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the ceiling
 CEILING_SECONDS = 2.0  # that a product may take; a processor that computes bf16 by conversion gets smaller matrices
 CLASSES = 10  # labels of the random pictures
-BATCHES = 4  # different batches of pictures and masks that are at hand
+BATCHES = 4  # different batches of pictures that are at hand
+MASKS = 16  # batches of masks that mmpretrain is given: its workers draw them, beside the step; ours draws in the step
 RATE = 1e-4  # of learning, on both sides: no loss of noise diverges in the few steps
 OURS, PEER = "ours", "mmpretrain"
 
@@ -138,7 +139,7 @@ def ours(pretraining: Pretraining, batch: int, how: Arithmetic, device: torch.de
         for pictures in _pictures(batch, side, device)
     ]
     return Contestant(
-        pretraining.label, OURS, how, objective, optimiser, batches, lambda step: objective.begin_step(0, step),
+        _label(pretraining), OURS, how, objective, optimiser, batches, lambda step: objective.begin_step(0, step),
         lambda step: objective.after_step(step + 1), device,
     )
 
@@ -150,12 +151,13 @@ def peer(pretraining: Pretraining, batch: int, precision: str, device: torch.dev
         NoPeer: mmpretrain has no such model, or not for this backbone.
     """
     from mmengine.optim import build_optim_wrapper
-    from mmpretrain.structures import DataSample
 
     from benchmarks import speed_peers
 
     torch.manual_seed(0)
     with quiet():
+        from mmpretrain.structures import DataSample
+
         model, config, draw = speed_peers.build(pretraining)
         model.to(device).train()
         settings = {key: value for key, value in config.optim_wrapper.items() if key not in ("type", "loss_scale")}
@@ -171,12 +173,20 @@ def peer(pretraining: Pretraining, batch: int, precision: str, device: torch.dev
         return found
 
     views = 2 if pretraining.recipe.name == "beitv2" else 1  # the student's picture and the tokenizer's
+    pictures = _pictures(batch, pretraining.suite.input_size, device)
     batches = []
-    for pictures in _pictures(batch, pretraining.suite.input_size, device):
-        batches.append({"inputs": [pictures] * views if views > 1 else pictures, "data_samples": samples()})
+    for number in range(MASKS):
+        chosen = pictures[number % BATCHES]
+        batches.append({"inputs": [chosen] * views if views > 1 else chosen, "data_samples": samples()})
     return Contestant(
-        pretraining.label, PEER, Arithmetic(precision), model, optimiser, batches, _nothing, _nothing, device
+        _label(pretraining), PEER, Arithmetic(precision), model, optimiser, batches, _nothing, _nothing, device
     )
+
+
+def _label(pretraining: Pretraining) -> str:
+    """The objective and what of it differs from its recipe; the suite's sizes stand in the record."""
+    differs = [f"{key}={value}" for key, value in pretraining.variant.items() if not key.startswith("suite.")]
+    return " ".join([pretraining.recipe.name, *differs])
 
 
 def _nothing(step: int) -> None:

@@ -46,7 +46,7 @@ class Arithmetic:
         Raises:
             ObjectiveError: ``compiled`` without a C++ compiler on the machine.
         """
-        if compiled and not any(map(shutil.which, COMPILERS)):
+        if compiled and not any(map(shutil.which, COMPILERS)):  # a GPU's kernels need it as well
             raise ObjectiveError(f"--compile needs a C++ compiler ({', '.join(COMPILERS)}); install one, or do without")
         if torch.device(device).type == "cuda":
             return cls("bf16", True, compiled)

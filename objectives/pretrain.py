@@ -330,9 +330,9 @@ def _train(
     groups = parameter_groups(objective, settings.weight_decay)
     device, how = torch.device(job.device), job.computing
     objective.to(device)
-    model, groups = parallel.wrap(objective, groups, job.sharded)
     if how.compiled:
         compile_blocks(objective)
+    model, groups = parallel.wrap(objective, groups, job.sharded)
     wrapper = optimiser_wrapper(groups, settings, lr, device, how)
     # the paper's share of the schedule, at least 5 % of a short one; mmengine's LinearLR needs two steps to arrive
     warmup = max(2, round(max(settings.warmup, 0.05) * job.steps)) if job.steps >= 4 else 0
@@ -361,7 +361,8 @@ def _train(
     )
     with signals, processes.sharing(share):
         runner.train()
-    release_blocks(objective)
+    if how.compiled:
+        release_blocks(objective)
     if is_main_process():
         shutil.rmtree(scratch, ignore_errors=True)
     return parallel.gathered(model, objective, lambda: build(job, pictures)), steps.rows

@@ -80,7 +80,8 @@ class Hungry(nn.Module):
 def test_the_peak_of_memory():
     model = Hungry()
     optimiser = AutocastOptimWrapper(torch.optim.AdamW(model.parameters()))
-    contestant = speed.Contestant("x", "ours", Arithmetic(), model, optimiser, [{}], speed._nothing, speed._nothing, CPU)
+    nothing = speed._nothing
+    contestant = speed.Contestant("x", "ours", Arithmetic(), model, optimiser, [{}], nothing, nothing, CPU)
     assert speed.peak_memory(contestant) == pytest.approx(1 + 8 + 4, abs=0.05)
 
 

@@ -27,7 +27,7 @@ from benchmarks.plan import Pretraining
 from benchmarks.progress import Reporter
 from benchmarks.speed_flops import counted
 from benchmarks.tidy import quiet
-from objectives.arithmetic import Arithmetic, compile_blocks, optimiser_wrapper, wrapped
+from objectives.arithmetic import Arithmetic, AutocastOptimWrapper, compile_blocks, optimiser_wrapper
 from objectives.machine import multiplies_bf16
 from objectives.pretrain import parameter_groups
 
@@ -132,12 +132,10 @@ def ours(pretraining: Pretraining, batch: int, how: Arithmetic, device: torch.de
     if how.compiled:
         compile_blocks(objective)
     groups = parameter_groups(objective, pretraining.optimiser.weight_decay)
-    optimiser = optimiser_wrapper(groups, pretraining.optimiser, RATE, device, how)
+    optimiser = optimiser_wrapper(groups, pretraining.optimiser, RATE, how)
     side = objective.view if objective.cropped else suite.input_size
-    batches = [
-        {"images": pictures, "labels": torch.randint(0, CLASSES, (batch,)), "index": torch.arange(batch)}
-        for pictures in _pictures(batch, side, device)
-    ]
+    labels, index = _pinned(torch.randint(0, CLASSES, (batch,)), device), _pinned(torch.arange(batch), device)
+    batches = [{"images": pictures, "labels": labels, "index": index} for pictures in _pictures(batch, side, device)]
     return Contestant(
         _label(pretraining), OURS, how, objective, optimiser, batches, lambda step: objective.begin_step(0, step),
         lambda step: objective.after_step(step + 1), device,
@@ -160,10 +158,15 @@ def peer(pretraining: Pretraining, batch: int, precision: str, device: torch.dev
 
         model, config, draw = speed_peers.build(pretraining)
         model.to(device).train()
-        settings = {key: value for key, value in config.optim_wrapper.items() if key not in ("type", "loss_scale")}
-        settings["optimizer"] = {**settings["optimizer"], "lr": RATE}
-        adamw = build_optim_wrapper(model, settings).optimizer
-    optimiser = wrapped(adamw, precision, device, settings.get("clip_grad"))
+        settings = {**config.optim_wrapper, "optimizer": {**config.optim_wrapper.optimizer, "lr": RATE}}
+        if precision == "bf16" and device.type == "cuda":
+            settings["dtype"] = "bfloat16"  # in place of fp16; the rest as shipped
+        else:  # AmpOptimWrapper, which all four ship, works on GPUs only
+            settings["type"] = "OptimWrapper"
+            settings.pop("loss_scale", None)
+        optimiser = build_optim_wrapper(model, settings)
+        if precision == "bf16" and device.type == "cpu":
+            optimiser = AutocastOptimWrapper(optimiser.optimizer, clip_grad=settings.get("clip_grad"))
 
     def samples() -> list[DataSample]:
         found = [DataSample() for _ in range(batch)]
@@ -196,9 +199,15 @@ def _nothing(step: int) -> None:
 def _pictures(batch: int, side: int, device: torch.device) -> list[Tensor]:
     """The same for every contestant: uint8 (B, 3, side, side), a few batches of them."""
     generator = torch.Generator().manual_seed(0)
-    made = [torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=generator)
-            for _ in range(BATCHES)]
-    return [pictures.pin_memory() for pictures in made] if device.type == "cuda" else made
+    return [
+        _pinned(torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=generator), device)
+        for _ in range(BATCHES)
+    ]
+
+
+def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """As a loader leaves it: in memory that a GPU reads by itself."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def wait(device: torch.device) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from objectives.machine import multiplies_bf16
@@ -54,7 +53,11 @@ class Arithmetic:
 
 
 class AutocastOptimWrapper(OptimWrapper):
-    """mmengine's, with the loss computed under bf16 autocast; its own AmpOptimWrapper refuses to work on a CPU."""
+    """mmengine's, with the loss computed under bf16 autocast, on any device.
+
+    Its own AmpOptimWrapper refuses to work on a CPU, and on a GPU scales the loss, which bf16 does not need: that costs
+    a pass over all gradients, and hides a loss that is not finite.
+    """
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -64,7 +67,7 @@ class AutocastOptimWrapper(OptimWrapper):
 
 
 def optimiser_wrapper(
-    groups: Sequence[Mapping[str, Any]], settings: Optimiser, lr: float, device: torch.device, how: Arithmetic
+    groups: Sequence[Mapping[str, Any]], settings: Optimiser, lr: float, how: Arithmetic
 ) -> OptimWrapper:
     """AdamW over parameter groups, with the recipe's clipping, in mmengine's wrapper for the precision.
 
@@ -72,21 +75,8 @@ def optimiser_wrapper(
         lr: at the peak of the schedule.
     """
     adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, **({"fused": True} if how.fused else {}))
-    return wrapped(adamw, how.precision, device, {"max_norm": settings.clip} if settings.clip else None)
-
-
-def wrapped(
-    optimiser: torch.optim.Optimizer, precision: str, device: torch.device, clip: Mapping[str, Any] | None
-) -> OptimWrapper:
-    """mmengine's wrapper of an optimiser for a precision on a device; ``clip`` are the arguments of ``clip_grad``."""
-    config: dict[str, Any] = {"type": "OptimWrapper", "optimizer": optimiser}
-    if precision == "bf16" and device.type == "cuda":
-        config |= {"type": "AmpOptimWrapper", "dtype": "bfloat16", "loss_scale": 1.0}
-    elif precision == "bf16":
-        return AutocastOptimWrapper(optimiser, clip_grad=dict(clip) if clip else None)
-    if clip:
-        config["clip_grad"] = dict(clip)
-    return OPTIM_WRAPPERS.build(config)
+    kind = AutocastOptimWrapper if how.precision == "bf16" else OptimWrapper
+    return kind(adamw, clip_grad={"max_norm": settings.clip} if settings.clip else None)
 
 
 def compile_blocks(model: nn.Module) -> int:

@@ -333,7 +333,7 @@ def _train(
     if how.compiled:
         compile_blocks(objective)
     model, groups = parallel.wrap(objective, groups, job.sharded)
-    wrapper = optimiser_wrapper(groups, settings, lr, device, how)
+    wrapper = optimiser_wrapper(groups, settings, lr, how)
     # the paper's share of the schedule, at least 5 % of a short one; mmengine's LinearLR needs two steps to arrive
     warmup = max(2, round(max(settings.warmup, 0.05) * job.steps)) if job.steps >= 4 else 0
     schedulers = [

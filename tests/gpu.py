@@ -1,6 +1,6 @@
 """What wants a GPU, in at most eight minutes: ``make gpu-check``.
 
-    python tests/gpu.py [--output benchmarks/speed/gpu.json] [--runs runs/gpu]
+    python tests/gpu.py [--output benchmarks/speed/gpu.json] [--runs runs/gpu] [--parts peers,job]
 
 The GPU tests, training steps of every objective and of mmpretrain's at ViT-B/16 and 224 px in bf16, compiled steps, and
 the main job. Each part has its share of the time; one that fails or does not end in time is named, the others go on.
@@ -89,6 +89,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The checks that want a GPU.")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "speed" / "gpu.json")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "gpu")
+    parser.add_argument("--parts", default="", help="only these: tests, peers, compiled, objectives, job")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes for a processor, without limits of time")
     wanted = parser.parse_args()
@@ -100,6 +101,8 @@ def main() -> int:
     failed, records = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
         for part in parts(wanted.device, wanted.tiny, wanted.runs.resolve(), Path(scratch)):
+            if wanted.parts and part.name not in wanted.parts.split(","):
+                continue
             problem = carry_out(part._replace(seconds=3600) if wanted.tiny else part)
             if problem is not None:
                 failed[part.name] = problem

@@ -92,6 +92,8 @@ class Execution:
     sharded: bool = False  # each of them keeps a part of the weights
     store: str = ""  # URL of a copy of the runs folder, see benchmarks.store
     request: str = field(default_factory=lambda: secrets.token_hex(8))  # this call of the command, in all its workers
+    fast: bool = False  # pre-training may round otherwise than committed results; see objectives.arithmetic
+    compiled: bool = False  # its blocks go through torch.compile
     _pictures: dict[str, Source] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
@@ -159,11 +161,14 @@ class Execution:
 
         Raises:
             RequestError: slots that do not fit each other or the backbone, or a teacher without weights.
+            ObjectiveError: blocks are to be compiled and there is no compiler.
         """
         import torch
 
+        from objectives.arithmetic import Arithmetic
         from objectives.recipe import ObjectiveError
 
+        Arithmetic.of("cpu", self.fast, self.compiled)
         seen = {cell.pretraining.label: cell.pretraining for cell in cells}
         for pretraining in seen.values():
             if self.backbone(pretraining) is not None:
@@ -354,6 +359,7 @@ class Execution:
         return self._pictures[key]
 
     def pretrain_job(self, pretraining: Pretraining, folder: Path, device: str) -> PretrainJob:
+        from objectives.arithmetic import Arithmetic
         from objectives.pretrain import PretrainJob
 
         suite = pretraining.suite
@@ -367,6 +373,7 @@ class Execution:
                    "config": pretraining.config(),
                    "environment": {**environment(device), "processes": self.processes, "sharded": self.sharded}},
             progress=noting(self.runs, pretraining.folder / "pretrain", self.reporter.report), sharded=self.sharded,
+            arithmetic=Arithmetic.of(device, self.fast, self.compiled),
         )
 
     def score(self, cell: Cell, backbone: Path, wait: bool = False) -> Record:
@@ -486,7 +493,7 @@ class Execution:
             },
             environment={**environment(device), "threads": asdict(self.threads), "processes": {
                 "pretraining": about.get("environment", {}).get("processes", 1), "task": self.processes,
-            }},
+            }, "arithmetic": about.get("arithmetic")},
             fingerprints={
                 "cell": cell.fingerprint(weights or "none", data),
                 "config": pretraining.fingerprint(self.pictures_fingerprint(pretraining)), "data": data,

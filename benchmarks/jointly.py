@@ -45,7 +45,7 @@ class Jointly(Execution):
         share = max(1, cores() // team.local_world)
         return cls(
             execution.runs, execution.root, execution.device, execution.overwrite, execution.reporter,
-            Threads(share, share), team.world, sharded, team=team,
+            Threads(share, share), team.world, sharded, execution.fast, execution.compiled, team=team,
         )
 
     def check(self, cells: Sequence[Cell]) -> None:
@@ -78,7 +78,10 @@ class Jointly(Execution):
 
     def _alone(self) -> Execution:
         """The same for a process that works for itself."""
-        return Execution(self.runs, self.root, self.device, self.overwrite, self.reporter, self.threads)
+        return Execution(
+            self.runs, self.root, self.device, self.overwrite, self.reporter, self.threads, fast=self.fast,
+            compiled=self.compiled,
+        )
 
     def make_backbone(self, pretraining: Pretraining, folder: Path) -> None:
         self.team.tell(("make_backbone", (pretraining, folder)))

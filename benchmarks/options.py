@@ -83,6 +83,14 @@ Store = Annotated[
 Sharded = Annotated[
     bool, typer.Option("--sharded", help="With --launcher: in pre-training, each process keeps a part of the weights.")
 ]
+Fast = Annotated[
+    bool,
+    typer.Option("--fast", help="Pre-train on a CPU with the fused optimiser, and in bf16 where the processor "
+                 "multiplies it: other rounding than committed results have (a GPU does both anyway)."),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Pre-train with transformer blocks compiled by torch.compile; kept for later.")
+]
 CfgOptions = Annotated[
     list[str] | None,
     typer.Option(help="key=value, may be repeated: objective.loss.type=L1, optimiser.lr=1e-3, suite.kwargs.depth=4, "

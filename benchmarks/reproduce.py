@@ -241,7 +241,11 @@ def _again(
     with Reporter() as reporter:
         reporter.begin("data")
         root = find_data(cell.pretraining.suite, data_root, runs, reporter.report)
-        execution = Execution(output, root, device, overwrite, reporter, Threads.of(record))
+        computed = record.environment.get("arithmetic") or {}
+        execution = Execution(
+            output, root, device, overwrite, reporter, Threads.of(record), fast=computed.get("fused", False),
+            compiled=computed.get("compiled", False),
+        )
         now, then = execution.task_fingerprint(cell), record.fingerprints["data"]
         if now != then:
             say(f"  data: fingerprint {_short(then)[:12]} then, {now[:12]} now; the test data are not the same")

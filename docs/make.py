@@ -1,5 +1,5 @@
-"""Writes the generated parts of README.md, docs/leaderboard.html, docs/dark-secrets.md and docs/figures, from committed
-records: ``python docs/make.py``; ``--check`` only compares.
+"""Writes the generated parts of README.md, docs/leaderboard.html, docs/dark-secrets.md, docs/scaling.md and
+docs/figures, from committed records: ``python docs/make.py``; ``--check`` only compares.
 
 ``--collect RUNS`` first copies the records, analyses, logs and sheets of pictures of a runs folder (never weights) to
 ``leaderboard/records``.
@@ -19,6 +19,8 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
+import scaling
+
 from benchmarks.suite import declared_settings
 from leaderboard import claims, figures
 from leaderboard.analyses import read_analyses
@@ -31,11 +33,14 @@ from leaderboard.table import Table, build
 from objectives.recipe import recipes
 
 ROOT = Path(__file__).parent.parent
+COUNTED = {"paper": 2}  # pictures of the step that is counted, where the suite's are too many for a small machine
 PARTS = {"board": "embedded", "mini": "mini"}  # name of the part -> suite
 
 
 PAGE = ROOT / "docs" / "leaderboard.html"
 SECRETS = ROOT / "docs" / "dark-secrets.md"
+SCALING = ROOT / "docs" / "scaling.md"
+CURVES = ROOT / "benchmarks" / "speed" / "scaling-cpu.json"
 RECORDS = ROOT / "leaderboard" / "records"
 FIGURES = ROOT / "docs" / "figures"
 KEPT = ("result.json", "log.jsonl", "backbone.json", ANALYSIS, f"{PICTURE}.webp")
@@ -94,18 +99,21 @@ def arithmetic() -> str:
 
     from benchmarks import suite as suites
     from benchmarks.plan import resolve
-    from benchmarks.speed import count_flops, ours
+    from benchmarks.speed import ours
+    from benchmarks.speed_flops import counted
+    from objectives.arithmetic import Arithmetic
 
     rows: dict[str, str] = {}
-    for suite in PARTS.values():
+    for suite in (*PARTS.values(), "paper"):
         for name, recipe in sorted(recipes().items()):
             if not recipe.trains:
                 continue
             pretraining = resolve(recipe, suites.get(suite), "default", ())
-            batch = suites.get(suite).batch_size
+            batch = COUNTED.get(suite, suites.get(suite).batch_size)
             key = arithmetic_key(json.loads(json.dumps(pretraining.config(), default=str)))
             if key not in rows:  # suites may share their network
-                gflops = count_flops(ours(pretraining, batch, "fp32", torch.device("cpu"))) / batch / 1e9
+                step = ours(pretraining, batch, Arithmetic(), torch.device("cpu")).step
+                gflops = counted(step) / batch / 1e9
                 rows[key] = json.dumps({"key": key, "objective": name, "gflops": round(gflops, 5)})
     lines = ",\n".join(f"  {row}" for row in rows.values())
     return f'{{"schema": 1, "unit": "10^9 operations a picture, forward and backward", "rows": [\n{lines}\n]}}\n'
@@ -133,7 +141,8 @@ def objectives() -> str:
 
 def written(text: str) -> str:
     """README with every part made anew."""
-    made_by = {**{name: partial(table, suite) for name, suite in PARTS.items()}, "objectives": objectives}
+    made_by = {**{name: partial(table, suite) for name, suite in PARTS.items()}, "objectives": objectives,
+               "hours": scaling.hours}
     for name, make in made_by.items():
         pattern = re.compile(rf"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
         made = make()
@@ -153,7 +162,8 @@ def main() -> int:
         ARITHMETIC.write_text(arithmetic(), encoding="utf-8")
     path = ROOT / "README.md"
     drawn = {FIGURES / n: svg for suite in PARTS.values() for n, (_, svg) in drawings(suite).items()}
-    made = {path: written(path.read_text(encoding="utf-8")), PAGE: html(), SECRETS: secrets(), **drawn}
+    made = {path: written(path.read_text(encoding="utf-8")), PAGE: html(), SECRETS: secrets(),
+            SCALING: scaling.page(read_records([RECORDS])[0], CURVES), **drawn}
     stale = set(FIGURES.glob("*.svg")) - set(drawn)
     if "--check" in sys.argv:
         differ = [f for f, text in made.items() if not f.is_file() or f.read_text(encoding="utf-8") != text]

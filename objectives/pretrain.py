@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from objectives import checkpoint, parallel, processes
+from objectives.arithmetic import Arithmetic, compile_blocks, optimiser_wrapper, release_blocks
 from objectives.backbone import FORMAT
 from objectives.files import spent, whole
 from objectives.health import collapse, feature_health
@@ -69,12 +70,18 @@ class PretrainJob:
     cache: Path | None = None  # folder for tokenizers and teacher targets shared between seeds
     about: Mapping[str, Any] = field(default_factory=dict)  # more facts for backbone.json
     sharded: bool = False  # of several processes, each keeps a part of the weights and of the optimiser's state
+    arithmetic: Arithmetic | None = None  # None: what the device takes unless told otherwise
     progress: Progress = lambda stage, done, total: None
 
     @property
     def steps(self) -> int:
         """Optimiser steps: images seen / batch, rounded up."""
         return math.ceil(self.images_seen / self.batch_size)
+
+    @property
+    def computing(self) -> Arithmetic:
+        """What the training step is computed with."""
+        return self.arithmetic or Arithmetic.of(self.device)
 
     @property
     def cut(self) -> Crop | None:
@@ -276,6 +283,7 @@ def _write(
         "images_seen": job.steps * job.batch_size if job.trains else 0, "input_size": job.input_size,
         "data_fingerprint": pictures.fingerprint, "final_loss": losses[-1]["loss"] if losses else None, **facts,
         "features": features, "collapse": collapse(features, facts.get("features_at_start", features)),
+        **({"arithmetic": asdict(job.computing)} if job.trains else {}),
         **(objective.teacher.about() if job.trains else {}), **job.about,
     }
     if job.trains:  # student and head, for pictures of what it predicts; the seam is the backbone alone
@@ -336,16 +344,12 @@ def _train(
     settings = job.optimiser
     lr = scaled_lr(settings, job.batch_size, objective.geometry.width)
     groups = parameter_groups(objective, settings.weight_decay)
-    device = torch.device(job.device)
+    device, how = torch.device(job.device), job.computing
     objective.to(device)
+    if how.compiled:
+        compile_blocks(objective)
     model, groups = parallel.wrap(objective, groups, job.sharded)
-    fused = {"fused": True} if device.type == "cuda" else {}
-    adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, **fused)
-    wrapper: dict[str, Any] = {"type": "OptimWrapper", "optimizer": adamw}
-    if device.type == "cuda":
-        wrapper = {"type": "AmpOptimWrapper", "optimizer": adamw, "dtype": "bfloat16", "loss_scale": 1.0}
-    if settings.clip:
-        wrapper["clip_grad"] = {"max_norm": settings.clip}
+    wrapper = optimiser_wrapper(groups, settings, lr, how)
     # the paper's share of the schedule, at least 5 % of a short one; mmengine's LinearLR needs two steps to arrive
     warmup = max(2, round(max(settings.warmup, 0.05) * job.steps)) if job.steps >= 4 else 0
     schedulers = [
@@ -374,6 +378,8 @@ def _train(
     )
     with signals, processes.sharing(share):
         runner.train()
+    if how.compiled:
+        release_blocks(objective)
     if is_main_process():
         shutil.rmtree(scratch, ignore_errors=True)
     return parallel.gathered(model, objective, lambda: build(job, pictures)), steps.rows, steps.started

@@ -16,10 +16,12 @@ from benchmarks.errors import EXIT_FAILED
 from benchmarks.options import (
     Budget,
     CfgOptions,
+    Compile,
     DataRoot,
     Device,
     DryRun,
     Executor,
+    Fast,
     Jobs,
     Launcher,
     Objectives,
@@ -63,6 +65,8 @@ def run(
     store: Store = "",
     launcher: Launcher = "none",
     sharded: Sharded = False,
+    fast: Fast = False,
+    compiled: Compile = False,
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -71,7 +75,7 @@ def run(
     """Train the objectives' backbones, score them on the tasks, print the table."""
     from benchmarks.plan import Request, plan
 
-    with Means(device, jobs, executor, launcher, sharded, store).joined() as means:
+    with Means(device, jobs, executor, launcher, sharded, store, fast, compiled).joined() as means:
         wanted = chosen_seeds(seeds, seed)
         request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
         carry_out(plan(request), runs, data_root, means, overwrite, dry_run, output_format)
@@ -97,6 +101,8 @@ def sweep(
     store: Store = "",
     launcher: Launcher = "none",
     sharded: Sharded = False,
+    fast: Fast = False,
+    compiled: Compile = False,
     cfg_options: CfgOptions = None,
     overwrite: Overwrite = "only-missing",
     dry_run: DryRun = False,
@@ -105,7 +111,7 @@ def sweep(
     """Run every combination of varied options and print the ablation table."""
     from benchmarks import plan as planning
 
-    with Means(device, jobs, executor, launcher, sharded, store).joined() as means:
+    with Means(device, jobs, executor, launcher, sharded, store, fast, compiled).joined() as means:
         wanted = chosen_seeds(seeds, seed)
         request = planning.Request(
             names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []
@@ -123,6 +129,8 @@ class Means:
     launcher: str = "none"
     sharded: bool = False
     store: str = ""
+    fast: bool = False
+    compiled: bool = False
     team: Team | None = None
 
     @contextmanager
@@ -197,7 +205,9 @@ def computed(
         root = find_data(suite, data_root, runs, reporter.report)
         if means.store:
             fetch(means.store, runs, {place for c in cells for place in (c.folder, c.pretraining.folder / "pretrain")})
-        execution = Execution(runs, root, means.device, overwrite, reporter, store=means.store)
+        execution = Execution(
+            runs, root, means.device, overwrite, reporter, store=means.store, fast=means.fast, compiled=means.compiled
+        )
         missing, done = execution.split(cells)
         _show_plan(reporter, missing, f"{len(missing)} cells to run, {len(done)} finished already")
         if dry_run:

@@ -1,19 +1,47 @@
-"""``bench speed``: training steps timed side by side; ``--data``: the reading of pictures; ``--heads``: head grids."""
+"""``bench speed``: training steps timed side by side; with ``--data``, the reading of pictures; with ``--heads``, head
+grids; with ``--scaling``, the cost against batch, size and depth; with ``--overhead``, what surrounds a run's steps.
+"""
 
 from __future__ import annotations
 
+import gc
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmarks.errors import RequestError
+from benchmarks.errors import RequestError, unknown
 from benchmarks.options import CfgOptions, DataRoot, Device, Objectives, Runs, Suite, TextFormat, choice, names
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmarks.plan import Pretraining
+    from benchmarks.progress import Reporter
+    from objectives.arithmetic import Arithmetic
 
 PRECISIONS = ("fp32", "bf16")
 PEERS = ("", "mmpretrain")
+WAYS = ("plain", "fast", "compiled")
+CONVERTED = "this processor has no units for its products and computes them by conversion"
 READ_BATCH = 16  # pictures of a batch where reading is timed: what a machine without a GPU takes of 224 px
+
+
+def listed(option: str, text: str, known: Sequence[str]) -> list[str]:
+    """The values of an option that takes several, separated by commas.
+
+    Raises:
+        RequestError: none, or one that is not known.
+    """
+    found = names(text)
+    for name in found:
+        if name not in known:
+            raise unknown(f"value of {option}", name, known)
+    if not found:
+        raise RequestError(f"{option}: name at least one of {', '.join(known)}")
+    return found
 
 
 def speed(
@@ -29,11 +57,22 @@ def speed(
                      "features of the suite's classification; --steps counts epochs, --turns turns."),
     ] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; default: one a core.")] = None,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Time steps (default: of mae) against batch, picture size and depth.")
+    ] = False,
+    overhead: Annotated[
+        bool, typer.Option("--overhead", help="Time whole pre-trainings (default: of mae) on random pictures, and "
+                           "what of it the steps are.")
+    ] = False,
     suite: Suite = "embedded",
     batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the suite's.")] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32 or bf16 (autocast).", callback=choice("--precision", PRECISIONS))
+        str, typer.Option(help="fp32 and bf16 (autocast), one or both, separated by commas; each side has each.")
     ] = "fp32",
+    how: Annotated[
+        str, typer.Option(help="How ours computes, one or more of: plain (as `bench run`), fast (as with --fast), "
+                          "compiled (as with --fast --compile).")
+    ] = "plain",
     steps: Annotated[int, typer.Option(help="Steps of a turn.")] = 5,
     turns: Annotated[int, typer.Option(help="Turns of each contestant.")] = 5,
     peer: Annotated[
@@ -52,47 +91,117 @@ def speed(
     for name, value in (("--steps", steps), ("--turns", turns), ("--batch", 1 if batch is None else batch)):
         if value < 1:
             raise RequestError(f"{name} {value}: at least 1")
+    precisions, ways = listed("--precision", precision, PRECISIONS), listed("--how", how, WAYS)
+    if sum((data is not None, heads, scaling, overhead)) > 1:
+        raise RequestError("--data, --heads, --scaling and --overhead measure different things: give one of them")
     if data is not None:
         _speed_of_reading(data, batch or READ_BATCH, workers, suite, steps, turns, device, output_format, output)
         return
     if heads:
         _speed_of_heads(suite, runs, data_root, steps, turns, device, output_format, output)
         return
-    if not objective:
-        raise RequestError("bench speed: name objectives by --objective, or a folder of pictures by --data, or --heads")
+    if not objective and not scaling and not overhead:
+        raise RequestError(
+            "bench speed: name objectives by --objective, or a folder of pictures by --data, or --heads, --scaling or "
+            "--overhead"
+        )
 
     import torch
-    from tabulate import tabulate
 
-    from benchmarks import speed as timing
-    from benchmarks import suite as suites
     from benchmarks.execute import resolve_device, set_threads
-    from benchmarks.plan import resolve
     from benchmarks.progress import Reporter
-    from objectives.recipe import get, recipes
+    from objectives.machine import multiplies_bf16
 
-    chosen = suites.get(suite)
-    wanted = [r.name for r in recipes().values() if r.trains] if objective == "all" else names(objective)
-    plans = [resolve(get(name), chosen, "default", cfg_options or []) for name in wanted]
+    plans = _plans(objective or "mae", suite, cfg_options or [])
     count = batch or plans[0].suite.batch_size
     place = torch.device(resolve_device(device))
     set_threads()
     with Reporter() as reporter:
         reporter.begin("speed")
-        contestants = []
-        for plan in plans:
-            contestants.append(timing.ours(plan, count, precision, place))
-            if peer:
-                contestants.append(timing.peer(plan, count, precision, place))
-        speeds, top = timing.measure(contestants, count, steps, turns, reporter)
-    kept = timing.record(
-        speeds, top, suite, plans[0].suite.model, plans[0].suite.input_size, count, precision, str(place), steps, turns
-    )
-    if _kept(kept, output, output_format):
-        return
-    print(tabulate(kept["rows"], headers="keys", tablefmt="simple"))
-    print(f"{kept['model']} {kept['input_size']} px, batch {count}, {precision}, {place}; "
-          f"ceiling {kept['ceiling_gflops']:,} GFLOP/s")
+        if place.type == "cpu" and "bf16" in precisions and not multiplies_bf16():
+            reporter.say(f"bf16: {CONVERTED}, some 50 times slower than fp32; --precision fp32 leaves those rows out")
+        if scaling:
+            from benchmarks import speed_scaling
+
+            record = speed_scaling.record(plans[0], _computing(precisions[0], ways[0], place), place, steps, turns,
+                                          reporter)
+        elif overhead:
+            from benchmarks import speed_overhead
+
+            how_computed = _computing(precisions[0], ways[0], place)
+            record = speed_overhead.record(plans[0], place, how_computed, turns, reporter)
+        else:
+            record = _side_by_side(plans, count, precisions, ways, peer, place, steps, turns, reporter)
+    if not _kept(record, output, output_format):
+        _print(record)
+
+
+def _plans(objective: str, suite: str, options: list[str]) -> list[Pretraining]:
+    from benchmarks import suite as suites
+    from benchmarks.plan import resolve
+    from objectives.recipe import get, recipes
+
+    wanted = [r.name for r in recipes().values() if r.trains] if objective == "all" else names(objective)
+    return [resolve(get(name), suites.get(suite), "default", options) for name in wanted]
+
+
+def _computing(precision: str, way: str, place: torch.device) -> Arithmetic:
+    from dataclasses import replace
+
+    from objectives.arithmetic import Arithmetic
+
+    return replace(Arithmetic.of(place, way != "plain", way == "compiled"), precision=precision)
+
+
+def _side_by_side(
+    plans: Sequence[Pretraining], batch: int, precisions: Sequence[str], ways: Sequence[str], peer: str,
+    place: torch.device, steps: int, turns: int, reporter: Reporter,
+) -> dict[str, Any]:
+    """One objective after the other, each beside its peer, so that no more than one of them fills the memory."""
+    from benchmarks import speed as timing
+    from benchmarks.speed_peers import NoPeer
+
+    speeds, ratios, tops, without = [], [], {}, []
+    for plan in plans:
+        contestants = [
+            timing.ours(plan, batch, _computing(precision, way, place), place)
+            for precision in precisions for way in ways
+        ]
+        if peer:
+            try:
+                contestants += [timing.peer(plan, batch, precision, place) for precision in precisions]
+            except NoPeer as reason:
+                if len(plans) == 1:
+                    raise RequestError(f"--peer {peer}: no step of {plan.recipe.name}: {reason}") from reason
+                without.append(plan.label)
+                reporter.say(f"{plan.label}: timed alone: {reason}")
+        rows, pairs, top = timing.measure(contestants, batch, steps, turns, reporter)
+        speeds += rows
+        ratios += pairs
+        tops |= top
+        del contestants
+        gc.collect()
+    if len(without) == len(plans):
+        raise RequestError(f"--peer {peer}: no step of any of these objectives")
+    return timing.record(speeds, ratios, tops, plans[0], batch, str(place), steps, turns)
+
+
+def _print(record: dict[str, Any]) -> None:
+    """The record's tables, and what they were measured with."""
+    from tabulate import tabulate
+
+    for part in ("rows", "ratios"):
+        if record.get(part):
+            print(tabulate(record[part], headers="keys", tablefmt="simple"))
+            print()
+    ceilings = ", ".join(f"{name} {top:,} GFLOP/s" for name, top in record.get("ceiling_gflops", {}).items())
+    device = record["environment"]["hardware"]["device"]
+    if "overhead" in record:
+        print(f"outside of the steps: {100 * record['overhead']:.2f} % of a run")
+    print(f"{record['model']} {record['input_size']} px, batch {record['batch']}, {device}"
+          + (f"; ceiling {ceilings}" if ceilings else ""))
+    if "bf16" in record.get("ceiling_gflops", {}) and device == "cpu" and not record["processor_multiplies_bf16"]:
+        print(f"bf16: {CONVERTED}")
 
 
 def _kept(record: dict[str, Any], output: Path | None, output_format: str) -> bool:

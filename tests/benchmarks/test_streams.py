@@ -68,10 +68,11 @@ def test_a_backbone_is_trained_from_disk(data, tmp_path, tiny):
     (tmp_path / "imagenet").symlink_to(data / "imagenet")
     options = ["suite.input_size=32", "suite.kwargs.patch_size=8", *tiny()]
     (cell,) = plan(Request(["mae"], ["classification"], "paper", options=options))
-    execution = Execution(tmp_path / "runs", tmp_path, device="cpu")
+    execution = Execution(tmp_path / "runs", tmp_path, device="cpu", fast=True)
     folder = execution.pretrain(cell.pretraining)
     about = json.loads((folder / "backbone.json").read_text())
     assert about["images_seen"] == 16
+    assert about["arithmetic"]["fused"]
     (row,) = [json.loads(line) for line in (folder / "reading.jsonl").read_text().splitlines()[-1:]]
     assert row["step"] == 2
     assert execution.backbone(cell.pretraining) == folder

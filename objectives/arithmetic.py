@@ -1,0 +1,105 @@
+"""How a training step computes: precision, the optimiser's kernel, compiled blocks. None of it changes what is learned
+but by rounding; a backbone's description says what it was trained with.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from objectives.machine import multiplies_bf16
+from objectives.recipe import ObjectiveError, Optimiser
+
+COMPILERS = ("g++", "clang++", "c++")
+VARIANTS_OF_A_BLOCK = 64  # each rate of drop path and each width is a kernel of its own
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a training step is computed with.
+
+    Attributes:
+        precision: "fp32", or "bf16": autocast, with weights, optimiser, losses and normalisations in fp32.
+        fused: AdamW as one kernel over all weights instead of a loop over them.
+        compiled: the transformer blocks through ``torch.compile``, each kind once.
+    """
+
+    precision: str = "fp32"
+    fused: bool = False
+    compiled: bool = False
+
+    @classmethod
+    def of(cls, device: str | torch.device, fast: bool = False, compiled: bool = False) -> Arithmetic:
+        """What pre-training takes on a device.
+
+        On a CPU plain fp32, whose bits committed results have, and with ``fast`` whatever is quicker there: bf16 only
+        where the processor multiplies it. On a GPU always bf16 and the fused optimiser.
+
+        Raises:
+            ObjectiveError: ``compiled`` without a C++ compiler on the machine.
+        """
+        if compiled and not any(map(shutil.which, COMPILERS)):  # a GPU's kernels need it as well
+            raise ObjectiveError(f"--compile needs a C++ compiler ({', '.join(COMPILERS)}); install one, or do without")
+        if torch.device(device).type == "cuda":
+            return cls("bf16", True, compiled)
+        return cls("bf16" if fast and multiplies_bf16() else "fp32", fast, compiled)
+
+
+class AutocastOptimWrapper(OptimWrapper):
+    """mmengine's, with the loss computed under bf16 autocast, on any device.
+
+    Its own AmpOptimWrapper refuses to work on a CPU, and on a GPU scales the loss, which bf16 does not need: that costs
+    a pass over all gradients, and hides a loss that is not finite.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
+            yield
+
+
+def optimiser_wrapper(
+    groups: Sequence[Mapping[str, Any]], settings: Optimiser, lr: float, how: Arithmetic
+) -> OptimWrapper:
+    """AdamW over parameter groups, with the recipe's clipping, in mmengine's wrapper for the precision.
+
+    Args:
+        lr: at the peak of the schedule.
+    """
+    adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, **({"fused": True} if how.fused else {}))
+    kind = AutocastOptimWrapper if how.precision == "bf16" else OptimWrapper
+    return kind(adamw, clip_grad={"max_norm": settings.clip} if settings.clip else None)
+
+
+def compile_blocks(model: nn.Module) -> int:
+    """Let ``torch.compile`` make the kernels of every transformer block, in place; returns how many blocks there are.
+
+    The weights keep their names. Blocks of a kind share their kernels, so that a deep network compiles no longer than
+    a shallow one; shapes are static.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(VARIANTS_OF_A_BLOCK, torch._dynamo.config.recompile_limit)
+    blocks = _blocks(model)
+    for block in blocks:
+        block.compile(dynamic=False)
+    return len(blocks)
+
+
+def release_blocks(model: nn.Module) -> None:
+    """Undo :func:`compile_blocks`: what follows the training sees other shapes, for which compiling does not pay."""
+    for block in _blocks(model):
+        block._compiled_call_impl = None
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """Transformer blocks: of the parts called ``blocks`` those that have an ``mlp``."""
+    return [block for part in model.modules() for block in getattr(part, "blocks", ()) if hasattr(block, "mlp")]

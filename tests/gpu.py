@@ -1,0 +1,121 @@
+"""What wants a GPU, in at most eight minutes: ``make gpu-check``.
+
+    python tests/gpu.py [--output benchmarks/speed/gpu.json] [--runs runs/gpu] [--parts peers,job]
+
+The GPU tests, training steps of every objective and of mmpretrain's at ViT-B/16 and 224 px in bf16, compiled steps, and
+the main job. Each part has its share of the time; one that fails or does not end in time is named, the others go on.
+Exit codes: 0 all went well, 1 some part failed, 2 there is no GPU here. ``--device cpu --tiny`` tries all of it at a
+size that a processor does in a few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+PEERS = "mae,simmim,maskfeat,beitv2"
+COMPILED = "mae,maskdistill"
+TINY = [  # 14 x 14 patches, which mmpretrain's MaskFeat needs
+    "suite.input_size=112", "suite.kwargs.img_size=112", "suite.kwargs.patch_size=8", "suite.kwargs.depth=2",
+    "suite.kwargs.embed_dim=32", "suite.kwargs.num_heads=2", "suite.decoder={'width': 32, 'depth': 1, 'heads': 2}",
+]
+TINY_JOB = [
+    "suite.scenes={'pictures_train': 20, 'pictures_val': 10, 'videos_train': 1, 'videos_test': 1, 'frames_train': 4, "
+    "'frames_test': 4}",
+    "suite.images_seen=80", "suite.batch_size=8", "suite.kwargs.depth=1", "suite.kwargs.embed_dim=32",
+    "suite.kwargs.num_heads=2", "task.classification.epochs=1",
+]
+
+
+class Part(NamedTuple):
+    """A command, the seconds it may take, and the record it writes (None: none)."""
+
+    name: str
+    words: list[str]
+    seconds: int
+    record: Path | None = None
+
+
+def options(settings: list[str]) -> list[str]:
+    return [word for setting in settings for word in ("--cfg-options", setting)]
+
+
+def parts(device: str, tiny: bool, runs: Path, scratch: Path) -> list[Part]:
+    """All of them; their seconds add up to eight minutes."""
+    bench = [sys.executable, "-m", "benchmarks.cli"]
+
+    def speed(name: str, objectives: str, batch: int, seconds: int, *more: str) -> Part:
+        record = scratch / f"{name}.json"
+        size = [2, "fp32", 1, 1] if tiny else [batch, "bf16", 3, 3]
+        flags = zip(("--batch", "--precision", "--steps", "--turns"), map(str, size), strict=True)
+        words = [*bench, "speed", "--suite", "paper", "--objective", objectives, "--device", device,
+                 *(word for flag in flags for word in flag), "--output", str(record), *more,
+                 *options(TINY if tiny else [])]
+        return Part(name, words, seconds, record)
+
+    tasks = "classification" if tiny else "all"
+    job = [*bench, "run", "--objective", "maskdistill", "--tasks", tasks, "--device", device, "--runs", str(runs),
+           *options(TINY_JOB if tiny else [])]
+    return [
+        Part("tests", [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py"], 60),
+        speed("peers", PEERS, 256, 90, "--peer", "mmpretrain"),
+        speed("compiled", COMPILED, 256, 60, "--how", "plain,compiled"),
+        speed("objectives", "all", 64, 150),
+        Part("job", job, 120),
+    ]
+
+
+def carry_out(part: Part) -> str | None:
+    """Run a part; what went wrong with it, None where nothing did."""
+    started = time.monotonic()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    try:
+        done = subprocess.run(part.words, cwd=ROOT, env=environment, timeout=part.seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return f"not done after {part.seconds} s"
+    print(f"gpu-check: {part.name}: {time.monotonic() - started:.0f} of {part.seconds} s", file=sys.stderr)
+    return f"exit code {done.returncode}" if done.returncode else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The checks that want a GPU.")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "speed" / "gpu.json")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "gpu")
+    parser.add_argument("--parts", default="", help="only these: tests, peers, compiled, objectives, job")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="sizes for a processor, without limits of time")
+    wanted = parser.parse_args()
+    import torch
+
+    if wanted.device.startswith("cuda") and not torch.cuda.is_available():
+        print("gpu-check: no CUDA device here; run it on a machine with a GPU and its driver", file=sys.stderr)
+        return 2
+    failed, records = {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in parts(wanted.device, wanted.tiny, wanted.runs.resolve(), Path(scratch)):
+            if wanted.parts and part.name not in wanted.parts.split(","):
+                continue
+            problem = carry_out(part._replace(seconds=3600) if wanted.tiny else part)
+            if problem is not None:
+                failed[part.name] = problem
+            if part.record is not None and part.record.is_file():
+                records[part.name] = json.loads(part.record.read_text())
+    wanted.output.parent.mkdir(parents=True, exist_ok=True)
+    whole = {"format": 1, "kind": "gpu", "failed": failed, "parts": records}
+    wanted.output.write_text(json.dumps(whole, indent=1) + "\n")
+    print(f"gpu-check: records in {wanted.output}", file=sys.stderr)
+    for name, problem in failed.items():
+        print(f"gpu-check: {name} failed: {problem}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -74,7 +74,7 @@ def optimiser_wrapper(
     Args:
         lr: at the peak of the schedule.
     """
-    adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, **({"fused": True} if how.fused else {}))
+    adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=how.fused or None)
     kind = AutocastOptimWrapper if how.precision == "bf16" else OptimWrapper
     return kind(adamw, clip_grad={"max_norm": settings.clip} if settings.clip else None)
 

@@ -17,7 +17,7 @@ from mmseg.models.utils import resize
 from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from torch import Tensor, nn
 
-from downstream import attentive, common, engine
+from downstream import attentive, common, depth_lists, engine
 from downstream.dense import LinearDenseMixin
 from downstream.task import Job, Outcome, TaskError
 
@@ -63,48 +63,25 @@ def evaluate(job: Job) -> Outcome:
 
 @DATASETS.register_module()
 class DepthList(BaseSegDataset):
-    """Pictures with depth from a list file of BTS's form; paths start at the data root or at one of its folders."""
-
-    FOLDERS = (  # of NYUv2 and KITTI as BTS and GLPDepth lay them out, and as KITTI is unpacked
-        "", "nyu_depth_v2", "nyu_depth_v2/official_splits/test", "raw", "raw_data", "input", "gt_depth",
-        "data_depth_annotated", "data_depth_annotated/train", "data_depth_annotated/val",
-    )
+    """Pictures with depth from a list file of BTS's form; see :data:`downstream.depth_lists.FOLDERS`."""
 
     METAINFO = {"classes": ("depth",), "palette": [[0, 0, 0]]}  # noqa: RUF012 (mmengine copies it)
 
     def load_data_list(self) -> list[dict]:
-        """One entry a line of the list; lines whose depth is "None" are left out (KITTI's Eigen split has some).
+        """One entry a line of the list.
 
         Raises:
-            TaskError: a line without two paths, or a file that is not there.
+            TaskError: a line without two paths; MissingData: a file that is not there.
         """
+        listing, bases = Path(self.ann_file), depth_lists.folders(Path(self.data_root))
         rows = []
-        listing = Path(self.ann_file)
-        for number, line in enumerate(common.read_text(listing).splitlines(), 1):
-            if not line.strip():
-                continue
-            paths = line.split()[:2]
-            if len(paths) < 2:
-                raise TaskError(f"{listing} line {number}: a picture and a depth map are needed, not {line!r}")
-            if paths[1] == "None":
-                continue
-            picture, depth = (self._find(path, listing, number) for path in paths)
+        for number, *names in depth_lists.named(listing):
+            picture, depth = (depth_lists.find(name, bases, listing, number) for name in names)
             rows.append({"img_path": str(picture), "depth_map_path": str(depth), "seg_fields": [],
                          "label_map": None, "reduce_zero_label": False})
         if not rows:
             raise TaskError(f"{listing} is empty; list a picture and its depth map a line")
         return rows
-
-    def _find(self, name: str, listing: Path, number: int) -> Path:
-        for base in self._bases():
-            path = common.inside(base, name.lstrip("/"), f"{listing} line {number}")
-            if path.is_file():
-                return path
-        raise TaskError(f"{listing} line {number} names {name}, which is not under {self.data_root}")
-
-    def _bases(self) -> list[Path]:
-        folders = [Path(self.data_root) / name for name in self.FOLDERS]
-        return [folder for folder in folders if folder.is_dir()]
 
 
 @TRANSFORMS.register_module()

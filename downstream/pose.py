@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 from downstream import attentive, common, engine
 from downstream.dense import PatchLinear
-from downstream.task import Job, Outcome, TaskError
+from downstream.task import Job, MissingData, Outcome, TaskError
 
 HEADS = ("linear", "classic", "simple")
 DEFAULTS = {
@@ -76,7 +76,12 @@ def evaluate(job: Job) -> Outcome:
 
 
 def check_annotations(path: Path, images: Path, count: int) -> None:
-    """Raises TaskError where the file is not COCO key-point JSON of ``count`` points or a picture is not there."""
+    """Whether the file is COCO key-point JSON of ``count`` points and its pictures are there.
+
+    Raises:
+        TaskError: it is not.
+        MissingData: a picture is not there.
+    """
     try:
         content = json.loads(path.read_text())
         names = [image["file_name"] for image in content["images"]]
@@ -90,7 +95,7 @@ def check_annotations(path: Path, images: Path, count: int) -> None:
         raise TaskError(f"{path}: {found} key points where the layout has {count}; check the suite's layout")
     missing = next((name for name in names if not common.inside(images, name, path).is_file()), None)
     if missing is not None:
-        raise TaskError(f"{path} names {missing}, which is not in {images}; complete the data set")
+        raise MissingData(f"{path} names {missing}, which is not in {images}; complete the data set")
 
 
 @MODELS.register_module()

@@ -8,6 +8,8 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,7 +18,7 @@ from benchmarks.errors import RequestError
 from benchmarks.execute import Execution
 from benchmarks.plan import Request, plan
 from benchmarks.reproduce import cell_of
-from benchmarks.suite import Override
+from benchmarks.suite import Override, absolute
 from benchmarks.verify import verify
 from downstream.task import TASKS
 from leaderboard.records import InvalidRecord, read_record, read_records, same_result, write_record
@@ -126,11 +128,66 @@ def test_verify_says_found_complete_and_what_is_missing(tmp_path):
     assert found["classification"].lacking == (
         f"{tmp_path}/imagenet/train: 3 of 1,281,167", f"{tmp_path}/imagenet/val: 2 of 50,000")
     assert found["depth"].missing == (f"{tmp_path}/nyu_depth_v2/filenames/nyudepthv2/test_list.txt",)
-    assert not found["depth"].lacking  # the list that is there is whole
+    assert found["depth"].lacking == (  # the list that is there is whole, its pictures are not
+        f"{tmp_path}/nyu_depth_v2/filenames/nyudepthv2/train_list.txt: 48,462 of its 48,462 files are not there; "
+        "the first is a",)
     assert f"{tmp_path}/LaSOT" in found["tracking"].missing
     assert any("Crossing/img" in line for line in found["tracking_otb"].lacking)
     assert any("1 of 100 videos" in line for line in found["tracking_otb"].lacking)
     assert str(tmp_path / "ADEChallengeData2016") in found["segmentation"].missing
+
+
+NYU = {"sync/kitchen_0028b": ["rgb_00045.jpg", "sync_depth_00045.png"],
+       "official_splits/test/bathroom": ["rgb_00045.jpg", "sync_depth_00045.png"]}
+
+
+def write_nyu(root):
+    """NYUv2 as the official loaders of BTS, GLPDepth and 2205.13543 read it: two folders, lists that name neither."""
+    rng = np.random.default_rng(0)
+    for folder, (picture, depth) in NYU.items():
+        (root / "nyu_depth_v2" / folder).mkdir(parents=True)
+        cv2.imwrite(str(root / "nyu_depth_v2" / folder / picture), rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+        cv2.imwrite(str(root / "nyu_depth_v2" / folder / depth), rng.integers(1000, 9000, (48, 64)).astype(np.uint16))
+    lists = root / "nyu_depth_v2" / "filenames" / "nyudepthv2"
+    lists.mkdir(parents=True)
+    for part, folder in zip(("train", "test"), NYU, strict=True):
+        scene = folder.rsplit("/")[-1]
+        (lists / f"{part}_list.txt").write_text(f"/{scene}/rgb_00045.jpg /{scene}/sync_depth_00045.png 518.8579\n")
+
+
+def test_nyu_is_found_where_the_official_loaders_look(tmp_path):
+    from downstream.depth import DepthList
+    from downstream.task import MissingData
+
+    write_nyu(tmp_path)
+    section = absolute(suites.get("paper").data["depth"], tmp_path)
+    for key, folder in zip(("train_list", "test_list"), NYU, strict=True):
+        (row,) = DepthList(data_root=section["root"], ann_file=section[key], data_prefix={}, pipeline=[])
+        assert row["img_path"] == f"{tmp_path}/nyu_depth_v2/{folder}/rgb_00045.jpg"
+        assert row["depth_map_path"] == f"{tmp_path}/nyu_depth_v2/{folder}/sync_depth_00045.png"
+    small = replace(suites.get("paper"), data={"depth": suites.get("paper").data["depth"]},
+                    expected={"depth": {"train_list": 1, "test_list": 1}})
+    assert {f.name: f for f in verify(small, tmp_path)}["depth"].complete
+    shutil.rmtree(tmp_path / "nyu_depth_v2/official_splits")  # a list alone is no data set
+    found = {f.name: f for f in verify(small, tmp_path)}["depth"]
+    assert found.lacking == (
+        f"{tmp_path}/nyu_depth_v2/filenames/nyudepthv2/test_list.txt: 2 of its 2 files are not there; "
+        "the first is /bathroom/rgb_00045.jpg",)
+    with pytest.raises(MissingData, match=r"test_list\.txt line 1 names /bathroom/rgb_00045\.jpg"):
+        len(DepthList(data_root=section["root"], ann_file=section["test_list"], data_prefix={}, pipeline=[]))
+
+
+def test_verify_looks_for_the_pictures_that_annotations_name(tmp_path):
+    section = suites.get("paper").data["pose_crowdpose"]
+    (tmp_path / "crowdpose/images").mkdir(parents=True)
+    (tmp_path / "crowdpose/annotations").mkdir()
+    for key in ("train_annotations", "val_annotations"):
+        (tmp_path / "crowdpose" / section[key]).write_text(json.dumps({"images": [{"file_name": f"{key}.jpg"}]}))
+    (tmp_path / "crowdpose/images/train_annotations.jpg").write_bytes(b"")
+    small = replace(suites.get("paper"), data={"pose_crowdpose": section}, expected={"pose_crowdpose": {"images": 1}})
+    found = {f.name: f for f in verify(small, tmp_path)}["pose_crowdpose"]
+    assert [line.rpartition(": ")[2] for line in found.lacking] == [
+        "1 of its 1 files are not there; the first is val_annotations.jpg"]
 
 
 def bench(*arguments, cwd):

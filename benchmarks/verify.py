@@ -91,7 +91,8 @@ def _parts(section: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     if "root" not in section:
         return
     root, layout = Path(section["root"]), section.get("layout")
-    for key, value in section.items():
+    several = section.get("part") if isinstance(section.get("part"), (list, tuple)) else ()
+    for key, value in [*section.items(), *(("part", part) for part in several)]:
         if not isinstance(value, str) or not value:
             continue
         if key in ("train", "val") and layout == "camvid":
@@ -184,12 +185,14 @@ def _part_of_videos(part: Mapping[str, Any]) -> list[str]:
     if not Path(part["root"]).is_dir():
         return []  # named as missing already
     try:
-        videos = LAYOUTS[part["layout"]](part["root"], part.get("part", ""))
-        names = videos.names()
+        parts = part.get("part", "")
+        sets = [LAYOUTS[part["layout"]](part["root"], name)
+                for name in (parts if isinstance(parts, (list, tuple)) else [parts])]
+        names = [(videos, name) for videos in sets for name in videos.names()]
     except TaskError as error:
         return [str(error)]
     broken = []
-    for name in names:
+    for videos, name in names:
         try:
             videos.video(name)
         except TaskError as error:

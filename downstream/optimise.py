@@ -25,22 +25,27 @@ OPTIMISERS = ("AdamW", "SGD", "LARS")
 SCHEDULES = ("cosine", "poly", "steps", "rise_fall")
 
 
-def layer_groups(model: nn.Module, lr: float, weight_decay: float, decay: float) -> list[dict[str, Any]]:
+def layer_groups(
+    model: nn.Module, lr: float, weight_decay: float, decay: float, merging_layers: bool = True
+) -> list[dict[str, Any]]:
     """Parameter groups with layer-wise learning-rate decay.
 
     Layer i of N gets ``decay^(N + 1 - i)``: patch embedding, class token and positions are layer 0, the rest outside
     the blocks (final norm, neck, head) gets 1 (facebookresearch/mae: util/lr_decay.py). A Swin stage's merging counts
-    as a layer of its own (SwinTransformer/MIM-Depth-Estimation). One-dimensional parameters are not decayed in weight.
+    as a layer of its own (SwinTransformer/MIM-Depth-Estimation) or, without ``merging_layers``, belongs to the last
+    block of the stage before (microsoft/SimMIM: optimizer.py). One-dimensional parameters are not decayed in weight.
     """
     net = model.backbone.net
-    names: list[str] = []  # prefixes of the layers, in order
+    names: list[tuple[str, ...]] = []  # prefixes of the layers, in order
     if hasattr(net, "blocks"):
-        names = [f"blocks.{i}." for i in range(len(net.blocks))]
+        names = [(f"blocks.{i}.",) for i in range(len(net.blocks))]
     else:
         for s, stage in enumerate(net.layers):
-            if s:
-                names.append(f"layers.{s}.downsample.")
-            names += [f"layers.{s}.blocks.{b}." for b in range(len(stage.blocks))]
+            if s and merging_layers:
+                names.append((f"layers.{s}.downsample.",))
+            elif s:
+                names[-1] = (*names[-1], f"layers.{s}.downsample.")
+            names += [(f"layers.{s}.blocks.{b}.",) for b in range(len(stage.blocks))]
     count = len(names)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -134,6 +139,12 @@ def optimiser(chosen: dict[str, Any], groups: list[dict[str, Any]]) -> torch.opt
         return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=0.9, weight_decay=decay)
     from mmpretrain.engine.optimizers import LARS
 
+    # biases and norms keep their learning rate and are not decayed (facebookresearch/mae: util/lars.py)
+    groups = [
+        {**group, "params": part, **({"lars_exclude": True, "weight_decay": 0.0} if bare else {})}
+        for group in groups for bare in (False, True)
+        if (part := [p for p in group["params"] if (p.ndim <= 1) == bare])
+    ]
     return LARS(groups, lr=groups[0]["lr"], momentum=0.9, weight_decay=decay)
 
 

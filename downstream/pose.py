@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,21 @@ class Layout:
         dataset: mmpose's class, whose meta information has the names, the flips and the sigmas of OKS.
         count: key points of a person.
         metric: arguments of mmpose's CocoMetric: CrowdPose has its own matching and no areas.
+        more: further numbers that the metric gives, by our names.
     """
 
     dataset: str
     count: int
     metric: dict[str, Any]
+    more: dict[str, str] = field(default_factory=dict)
 
 
 LAYOUTS = {
     "coco": Layout("CocoKeypoints", 17, {}),
-    "crowdpose": Layout("CrowdPoseKeypoints", 14, {"use_area": False, "iou_type": "keypoints_crowd"}),
+    "crowdpose": Layout(
+        "CrowdPoseKeypoints", 14, {"use_area": False, "iou_type": "keypoints_crowd"},
+        {"AP_easy": "AP(E)", "AP_medium": "AP(M)", "AP_hard": "AP(H)"},
+    ),
 }
 
 
@@ -70,8 +75,8 @@ def evaluate(job: Job) -> Outcome:
         common.need(root / job.data["val_boxes"], "pose")
     found = engine.run(job, recipe(job, chosen), chosen)
     # pycocotools says -1 where a score is not defined: no detection at all
-    metrics = {name: 100 * max(0.0, found.numbers[f"coco/{key}"]) for name, key in
-               (("AP", "AP"), ("AP50", "AP .5"), ("AR", "AR"))}
+    names = {"AP": "AP", "AP50": "AP .5", "AR": "AR", **layout.more}
+    metrics = {name: 100 * max(0.0, found.numbers[f"coco/{key}"]) for name, key in names.items()}
     return Outcome(metrics, found.seen, chosen=found.chosen)
 
 

@@ -60,12 +60,85 @@ def test_families_have_their_own_recipes():
     beit = settings("beit", "classification", "finetune")
     assert (beit["lr"], beit["layer_decay"], beit["batch_size"] * beit["accumulate"]) == (4e-3, 0.65, 1024)
     swin = "suite.model=swinv2_base_window12_192"
-    assert settings("simmim", "classification", "finetune")["layer_decay"] == 0.65
-    assert settings("simmim", "classification", "finetune", swin)["layer_decay"] == 0.8
+    simmim = settings("simmim", "classification", "finetune")
+    assert (simmim["layer_decay"], simmim["min_lr"]) == (0.65, 2e-4)
+    assert settings("simmim", "classification", "finetune", swin)["layer_decay"] == 0.75
     depth = settings("simmim", "depth_kitti", "finetune", swin)
     assert (depth["layer_decay"], depth["imagenet_norm"], depth["crop_size"]) == (0.9, False, (352, 352))
     assert settings("mae", "segmentation", "finetune")["slide_stride"] == (256, 256)
-    assert settings("mae", "segmentation", "finetune", swin)["out_indices"] == (0, 1, 2, 3)
+    assert settings("mae", "segmentation", "finetune", swin)["out_indices"] == "pyramid"
+
+
+LARGE = "suite.model=vit_large_patch16_224"
+
+
+@pytest.mark.parametrize(("objective", "model", "lr", "epochs", "warmup", "decay", "drop_path"), [
+    ("mae", "vit_small_patch16_224", 2e-3, 100, 0.05, 0.65, 0.1),
+    ("mae", "vit_base_patch16_224", 2e-3, 100, 0.05, 0.65, 0.1),
+    ("mae", "vit_large_patch16_224", 4e-3, 50, 0.1, 0.75, 0.2),
+    ("mae", "vit_huge_patch14_224", 4e-3, 50, 0.1, 0.75, 0.3),
+    ("beit", "vit_large_patch16_224", 4e-3, 50, 0.1, 0.75, 0.2),
+    ("beitv2", "vit_large_patch16_224", 5e-4, 50, 0.1, 0.8, 0.2),
+    ("maskfeat", "vit_large_patch16_224", 4e-3, 50, 0.1, 0.75, 0.1),
+    ("simmim", "swin_base_patch4_window7_224", 2.5e-3, 100, 0.2, 0.8, 0.1),
+    ("beit", "swin_base_patch4_window7_224", 2.5e-3, 100, 0.2, 0.8, 0.1),
+    ("simmim", "swin_large_patch4_window7_224", 2.5e-3, 100, 0.2, 0.7, 0.2),
+    ("simmim_v2", "swinv2_base_window12_192", 2.5e-3, 100, 0.2, 0.75, 0.1),
+])
+def test_classification_follows_family_and_size(objective, model, lr, epochs, warmup, decay, drop_path):
+    found = settings(objective, "classification", "finetune", f"suite.model={model}")
+    assert [found[key] for key in ("lr", "epochs", "warmup", "layer_decay", "drop_path_rate")] == [
+        lr, epochs, warmup, decay, drop_path]
+    assert found.get("merging_layers", True) == model.startswith("vit")
+
+
+def test_dense_tasks_follow_family_and_size():
+    for task in ("segmentation", "segmentation_camvid"):
+        found = settings("beitv2", task, "finetune", LARGE)
+        assert (found["lr"], found["layer_decay"], found["drop_path_rate"], found["channels"]) == (4e-5, 0.9, 0.2, 1024)
+    assert settings("mae", "pose", "finetune", LARGE)["layer_decay"] == 0.8
+    swin = "suite.model=swinv2_large_window12_192"
+    for task in ("segmentation", "segmentation_camvid", "pose", "pose_crowdpose", "depth", "depth_kitti"):
+        found = settings("simmim", task, "finetune", swin)
+        assert (found["layer_decay"], found["drop_path_rate"]) == (0.85, 0.5), task
+        assert settings("simmim", task, "finetune", swin.replace("large", "base"))["layer_decay"] == 0.9, task
+    for protocol in ("frozen", "finetune"):
+        assert settings("mae", "tracking", protocol, swin)["out_index"] == 2
+    # attention as wide as the features must divide among its heads
+    assert 1024 % settings("mae", "classification", "attentive", LARGE)["attention_heads"] == 0
+
+
+def test_recipes_follow_the_length_of_pre_training():
+    def decay(objective, budget, *options):
+        (cell,) = plan(Request([objective], ["classification"], "paper", ["finetune"], budget, options=options))
+        return cell.settings["layer_decay"]
+
+    assert decay("simmim", "100ep", "suite.model=swin_base_patch4_window7_224") == 0.9
+    assert decay("simmim", "800ep", "suite.model=swin_base_patch4_window7_224") == 0.8
+    assert (decay("beitv2", "default"), decay("beitv2", "1600ep")) == (0.65, 0.6)
+
+
+def test_a_backbone_of_unknown_size_is_refused_and_its_width_tells_it():
+    wee = "suite.model=vit_wee_patch16_reg1_gap_256"
+    with pytest.raises(RequestError, match=r"suite\.kwargs\.embed_dim") as caught:
+        settings("mae", "depth", "finetune", wee)
+    assert "\n" not in str(caught.value)
+    wide = settings("mae", "depth", "finetune", wee, "suite.kwargs.embed_dim=1024")
+    assert wide == settings("mae", "depth", "finetune", LARGE)
+    plan(Request(["mae"], ["depth"], "embedded", options=[wee]))  # one recipe for all
+
+
+@pytest.mark.parametrize(("options", "size"), [
+    (["suite.model=swinv2_base_window12_192"], 192),
+    (["suite.model=swinv2_base_window12_192", "suite.input_size=256"], 256),
+    (["suite.input_size=256", "suite.model=swinv2_base_window12_192"], 256),
+    (["suite.model=vit_large_patch14_dinov2"], 224), (["suite.model=swin_base_patch4_window7_224"], 224),
+])
+def test_a_windowed_model_is_pre_trained_at_its_own_size(options, size):
+    (cell,) = plan(Request(["simmim"], ["depth"], "paper", options=options))
+    assert (cell.pretraining.suite.input_size, cell.pretraining.suite.kwargs["img_size"]) == (size, size)
+    (cell,) = plan(Request(["simmim"], ["depth"], "embedded", options=["suite.model=swinv2_base_window12_192"]))
+    assert cell.pretraining.suite.input_size == 64
 
 
 def test_what_the_user_sets_wins_over_the_family():
@@ -79,6 +152,9 @@ def test_overrides_apply_by_objective_and_backbone():
     assert not override.applies("beit", "swin_base_patch4_window7_224")
     assert not override.applies("mae", "vit_base_patch16_224")
     assert Override({}).applies("anything", "vit")
+    large = Override({}, kinds=("vit-large",), budgets=("100ep",))
+    assert large.applies("mae", "beit_base_patch16_224", {"embed_dim": 1024}, "100ep")  # as a file's shapes tell it
+    assert not large.applies("mae", "vit_large_patch16_224", {}, "default")
 
 
 def test_a_record_is_planned_from_its_own_settings_and_not_todays_family(tmp_path):

@@ -56,7 +56,8 @@ class Resized(nn.Module):
         weights = {}
         for name, weight in net.named_parameters():
             if name in self.matrices:
-                weight = self.matrices[name].to(weight) @ weight
+                self.matrices[name] = self.matrices[name].to(weight)
+                weight = self.matrices[name] @ weight
             elif name == "pos_embed" and self.places:
                 weight = resample_abs_pos_embed(
                     weight, new_size=self.twin.patch_embed.grid_size, old_size=net.patch_embed.grid_size,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import plan as planning
 from benchmarks.errors import RequestError, unknown
 from benchmarks.plan import Cell, Pretraining, Request, digest
+from benchmarks.suite import check_size
 from objectives.recipe import recipes
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Foreign(Pretraining):
 
     weights: dict[str, Any] = field(default_factory=dict)  # source as asked for, options, and what was found there
     pictures: int | None = None  # seen in pre-training, where that is known
+    recipes: str = ""  # objective whose recipes the tasks take; none: those that the suite has for all
     fetched = True
 
     @property
@@ -37,7 +39,12 @@ class Foreign(Pretraining):
 
     @property
     def effort(self) -> str:
-        return f"weights of {self.weights['backbone']}"
+        taken = f", recipes of {self.recipes}" if self.recipes and self.suite.overrides else ""
+        return f"weights of {self.weights['backbone']}{taken}"
+
+    @property
+    def family(self) -> str:
+        return self.recipes
 
     @property
     def folder(self) -> Path:
@@ -45,8 +52,8 @@ class Foreign(Pretraining):
         return Path(self.suite.name) / name / f"seed{self.seed}"
 
     def config(self) -> dict[str, Any]:
-        return {"objective": self.recipe.name, "weights": self.weights, "model": self.suite.model,
-                "kwargs": dict(self.suite.kwargs), "images_seen": self.pictures}
+        return {"objective": self.recipe.name, "recipe": self.recipes, "weights": self.weights,
+                "model": self.suite.model, "kwargs": dict(self.suite.kwargs), "images_seen": self.pictures}
 
     def fingerprint(self, data_fingerprint: str) -> str:
         """Of the weights alone: no data of the suite took part in them."""
@@ -62,10 +69,12 @@ class Wanted:
     layout: str = ""
     heads: int | None = None
     patch_size: int | None = None
+    recipe: str = ""
 
     def options(self) -> dict[str, Any]:
         """What was given beside the defaults, in the words of the command line."""
-        given = {"backbone": self.backbone, "layout": self.layout, "heads": self.heads, "patch-size": self.patch_size}
+        given = {"backbone": self.backbone, "layout": self.layout, "heads": self.heads, "patch-size": self.patch_size,
+                 "recipe": self.recipe}
         return {key: value for key, value in given.items() if value}
 
 
@@ -98,6 +107,7 @@ def plan(wanted: Wanted, converted: Converted, request: Request, runs: Path) -> 
             raise RequestError(f"--cfg-options {option}: nothing is pre-trained here; use task.<task>.<key>=value")
     weights = {**wanted.options(), **converted.source}
     weights["name"] = name = _row_name(wanted, converted)
+    family = recipe_of(wanted, converted)
     cells = planning.plan(replace(request, objectives=["random_init"], budget="default"))
     made: dict[int, Foreign] = {}
     for cell in cells:
@@ -106,24 +116,47 @@ def plan(wanted: Wanted, converted: Converted, request: Request, runs: Path) -> 
             recipe=replace(base.recipe, name=name, trains=False),
             suite=replace(base.suite, model=converted.model, kwargs=converted.kwargs), budget=BUDGET,
             variant=base.variant, slots=base.slots, optimiser=base.optimiser, crop=base.crop, seed=base.seed,
-            weights=weights, pictures=converted.about.get("images_seen"),
+            weights=weights, pictures=converted.about.get("images_seen"), recipes=family,
         )
+        check_size(made[base.seed].suite)
     for other in (runs / request.suite).glob(f"{name}/seed*/pretrain/backbone.json"):
-        _same_weights(other, name, weights)
+        _same_weights(other, name, weights, family)
     return [replace(cell, pretraining=made[cell.pretraining.seed]) for cell in cells]
 
 
-def _same_weights(path: Path, name: str, weights: dict[str, Any]) -> None:
-    """Refuse a name under which other weights have been scored."""
+def recipe_of(wanted: Wanted, converted: Converted) -> str:
+    """The objective whose recipes the tasks take: ``--recipe``, else what the source tells; empty where it does not.
+
+    A suite's folder says it itself, an official file by its layout, timm's weights by tag (``.mae``) or name.
+
+    Raises:
+        RequestError: ``--recipe`` names no objective.
+    """
+    if wanted.recipe:
+        if wanted.recipe not in recipes():
+            raise unknown("objective of --recipe", wanted.recipe, recipes())
+        return wanted.recipe
+    model, _, tag = str(converted.source.get("timm", "")).partition(".")
+    told = [converted.about.get("recipe"), converted.about.get("objective"), converted.source.get("layout"),
+            *tag.split("_"), model.partition("_")[0]]
+    return next((name for name in told if name in recipes()), "")
+
+
+def _same_weights(path: Path, name: str, weights: dict[str, Any], family: str) -> None:
+    """Refuse a name under which other weights, or these by other recipes, have been scored."""
     from downstream.backbone import WeightsError, read_about
 
     try:
-        source = read_about(path.parent).get("source")
+        about = read_about(path.parent)
     except WeightsError:
         return
+    source = about.get("source")
     keys = ("sha256", "timm", "patch-size", "heads", "layout")
     if not isinstance(source, dict) or any(source.get(key) != weights.get(key) for key in keys):
         raise RequestError(f"{name!r} is the name of other weights in {path.parent}; give these a name by --name")
+    if about.get("recipe", family) != family:
+        raise RequestError(f"{name!r} has been scored by the recipes of {about['recipe'] or 'the suite'!r} in "
+                           f"{path.parent}; give the row of {family or 'the suite'!r} a name by --name")
 
 
 def _row_name(wanted: Wanted, converted: Converted) -> str:
@@ -161,7 +194,7 @@ def install(converted: Converted, cells: Sequence[Cell], runs: Path) -> None:
             "kwargs": {**converted.kwargs, "num_classes": 0}, "objective": foreign.recipe.name,
             "suite": foreign.suite.name, "seed": foreign.seed, "images_seen": foreign.pictures,
             "input_size": converted.input_size, "seconds": converted.about.get("seconds"), "source": foreign.weights,
-            "fingerprint": foreign.fingerprint(""),
+            "fingerprint": foreign.fingerprint(""), "recipe": foreign.recipes,
         }
         if first is None:
             save_backbone(converted.network, about, folder)

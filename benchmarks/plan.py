@@ -14,7 +14,8 @@ from typing import Any
 
 from benchmarks import suite as suite_registry
 from benchmarks.errors import RequestError, unknown
-from benchmarks.suite import Suite
+from benchmarks.sizes import windowed_input
+from benchmarks.suite import Suite, check_size
 from downstream.task import TASKS, TaskInfo
 from objectives import recipe as recipe_registry
 from objectives.files import contents
@@ -54,6 +55,11 @@ class Pretraining:
     def effort(self) -> str:
         """What the backbone takes, for the plan that is shown."""
         return f"{self.images_seen:,} pictures" if self.recipe.trains else "no pre-training"
+
+    @property
+    def family(self) -> str:
+        """The objective whose recipes the tasks take."""
+        return self.recipe.name
 
     @property
     def images_seen(self) -> int:
@@ -105,7 +111,8 @@ class Cell:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.pretraining.suite.settings_of(self.task.name, self.protocol, self.pretraining.recipe.name)
+        made = self.pretraining
+        return made.suite.settings_of(self.task.name, self.protocol, made.family, made.budget)
 
     def config(self) -> dict[str, Any]:
         return {"pretraining": self.pretraining.config(), "task": self.task.name, "version": self.task.version,
@@ -146,6 +153,7 @@ def plan(request: Request) -> list[Cell]:
         except ObjectiveError as error:
             raise RequestError(str(error)) from error
         pretraining = resolve(recipe, suite, request.budget, request.options)
+        check_size(pretraining.suite)
         for seed in request.seeds:
             seeded = replace(pretraining, seed=seed)
             cells += [Cell(seeded, TASKS[task], protocol) for task, protocol in columns]
@@ -186,6 +194,8 @@ def resolve(recipe: Recipe, suite: Suite, budget: str, options: Sequence[str]) -
     Keys: ``objective.<slot>.<key>``, ``optimiser.<key>``, ``crop.<key>``, ``suite.<key>`` (``suite.model``,
     ``suite.kwargs.depth``, ``suite.images_seen``, …) and ``task.<task>.<key>`` (every protocol of the task).
     """
+    if any(option.startswith(("suite.input_size=", "suite.kwargs.img_size=")) for option in options):
+        suite = replace(suite, own_size=False)
     slots, variant = recipe.slots(), {}
     optimiser, crop = recipe.optimiser, recipe.crop
     for option in options:
@@ -291,7 +301,8 @@ def _suite_option(suite: Suite, field: str, value: Any, key: str, budget: str) -
     if field not in _SUITE_OPTIONS:
         raise unknown("option", key, [f"suite.{n}" for n in (*_SUITE_OPTIONS, "images_seen", "kwargs.")])
     if field == "model":  # the suite's arguments are the suite's model's; another one starts from its own
-        return replace(suite, model=value, kwargs={"img_size": suite.input_size})
+        size = (windowed_input(str(value)) if suite.own_size else None) or suite.input_size
+        return replace(suite, model=value, input_size=size, kwargs={"img_size": size})
     if field.endswith("_size") and (not isinstance(value, int) or value < 1):
         raise RequestError(f"--cfg-options {key}={value}: a whole number, at least 1")
     fitting = {"fixed_crop": isinstance(value, bool), "decoder": _decoder(value), "scenes": isinstance(value, Mapping)}

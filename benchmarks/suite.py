@@ -11,7 +11,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.errors import unknown
+from benchmarks.errors import RequestError, unknown
+from benchmarks.sizes import kind_of
 
 if TYPE_CHECKING:
     from leaderboard.records import Record
@@ -25,16 +26,24 @@ class Override:
         settings: per task and protocol, over the suite's.
         objectives: their names; empty: all.
         backbones: beginnings of timm's names; empty: all.
+        kinds: families with sizes as :func:`benchmarks.sizes.kind_of` names them (``vit-large``); empty: all.
+        budgets: names of pre-training budgets; empty: all.
     """
 
     settings: Mapping[str, Mapping[str, Mapping[str, Any]]]
     objectives: Sequence[str] = ()
     backbones: Sequence[str] = ()
+    kinds: Sequence[str] = ()
+    budgets: Sequence[str] = ()
 
-    def applies(self, objective: str, model: str) -> bool:
-        """Whether it is meant for a backbone of timm's name ``model`` trained by ``objective``."""
+    def applies(
+        self, objective: str, model: str, kwargs: Mapping[str, Any] | None = None, budget: str = "default"
+    ) -> bool:
+        """Whether it is meant for a backbone of timm's name ``model`` that ``objective`` trained for ``budget``."""
         return (not self.objectives or objective in self.objectives) and (
-            not self.backbones or model.startswith(tuple(self.backbones)))
+            not self.backbones or model.startswith(tuple(self.backbones))) and (
+            not self.kinds or kind_of(model, kwargs or {}) in self.kinds) and (
+            not self.budgets or budget in self.budgets)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class Suite:
         sources: where to get each data set that is not rendered.
         overrides: settings of some objectives or backbones; later ones win.
         expected: per data section and part, how many pictures, lines or videos the whole set has.
+        own_size: a Swin asked for as ``suite.model`` is pre-trained at the picture size that its name ends with, for
+            which its windows are meant, unless ``suite.input_size`` says otherwise.
     """
 
     name: str
@@ -75,12 +86,13 @@ class Suite:
     sources: Mapping[str, str] = field(default_factory=dict)
     overrides: Sequence[Override] = ()
     expected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    own_size: bool = False
 
-    def settings_of(self, task: str, protocol: str, objective: str) -> dict[str, Any]:
-        """The settings of a task and protocol for a backbone that ``objective`` trained."""
+    def settings_of(self, task: str, protocol: str, objective: str, budget: str = "default") -> dict[str, Any]:
+        """The settings of a task and protocol for a backbone that ``objective`` trained for ``budget``."""
         found = dict(self.settings[task][protocol])
         for override in self.overrides:
-            if override.applies(objective, self.model):
+            if override.applies(objective, self.model, self.kwargs, budget):
                 found |= override.settings.get(task, {}).get(protocol, {})
         return found
 
@@ -88,6 +100,17 @@ class Suite:
     def rendered(self) -> bool:
         """Whether the suite draws its own pictures."""
         return self.scenes is not None
+
+
+def check_size(suite: Suite) -> None:
+    """Whether the suite knows recipes for its backbone.
+
+    Raises:
+        RequestError: recipes depend on the size of the backbone, which its name and arguments do not tell.
+    """
+    if kind_of(suite.model, suite.kwargs) is None and any(override.kinds for override in suite.overrides):
+        raise RequestError(f"suite {suite.name}: recipes depend on the backbone's size, which the name {suite.model!r} "
+                           "does not tell; give its width by --cfg-options suite.kwargs.embed_dim=N")
 
 
 def absolute(section: Mapping[str, Any], data_root: Path) -> dict[str, Any]:
@@ -129,5 +152,8 @@ def declared_settings(record: Record) -> dict[str, Any] | None:
     suite = suites().get(record.suite)
     if suite is None or record.protocol not in suite.settings.get(record.task, {}):
         return None
-    model = record.backbone
-    return replace(suite, model=model).settings_of(record.task, record.protocol, record.objective)
+    made = record.config.get("pretraining")
+    made = made if isinstance(made, Mapping) else {}
+    kwargs = made.get("kwargs")
+    suite = replace(suite, model=record.backbone, kwargs=kwargs if isinstance(kwargs, Mapping) else {})
+    return suite.settings_of(record.task, record.protocol, made.get("recipe") or record.objective, record.budget)

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def _score(
 
     name = f"{subject.label} {task.name}.{kind}"
     reporter.begin(name)
-    settings = suite.settings_of(task.name, PROTOCOLS[kind], subject.objective)
+    own = replace(suite, model=subject.about["model"], kwargs=subject.about["kwargs"])
+    family = str(subject.about.get("recipe") or subject.objective)
+    settings = own.settings_of(task.name, PROTOCOLS[kind], family, subject.budget)
     section = data_module.section(suite, task.name, root)
     data = data_module.fingerprint(section)
     config: dict[str, Any] = {"task": task.name, "protocol": PROTOCOLS[kind], "settings": settings,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,8 @@ class Found:
 def verify(suite: Suite, root: Path) -> list[Found]:
     """Look for the parts that each section of a suite names, and count them where the suite knows the whole set.
 
-    Pictures are counted, not opened; annotations of videos are read by the classes that the task reads them with.
+    Pictures are counted, not opened; annotations of videos are read by the classes that the task reads them with, and
+    every file that a depth list or a COCO annotation names is looked for.
     """
     sections = {"pre-training": suite.pictures, **suite.data}
     return [_verify(name, absolute(part, root), suite.sources.get(name, ""), suite.expected.get(name, {}))
@@ -59,8 +62,8 @@ def _verify(name: str, section: Mapping[str, Any], source: str, expected: Mappin
             missing.append(str(path))
         elif key in expected and (count := _count(path)) < expected[key]:
             lacking.append(f"{path}: {count:,} of {expected[key]:,}")
-    if expected:  # a suite that knows its sets: look at each video, too
-        lacking += _videos(section)
+    if expected:  # a suite that knows its sets: look at each video and each file that a list names, too
+        lacking += [*_videos(section), *_listed(section)]
     return Found(name, folders[0], tuple(dict.fromkeys(missing)), tuple(lacking), files, source)
 
 
@@ -88,7 +91,8 @@ def _parts(section: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     if "root" not in section:
         return
     root, layout = Path(section["root"]), section.get("layout")
-    for key, value in section.items():
+    several = section.get("part") if isinstance(section.get("part"), (list, tuple)) else ()
+    for key, value in [*section.items(), *(("part", part) for part in several)]:
         if not isinstance(value, str) or not value:
             continue
         if key in ("train", "val") and layout == "camvid":
@@ -108,6 +112,62 @@ def _count(path: Path) -> int:
     return sum(1 for name, _ in files_below(path, path) if name.lower().endswith(SUFFIXES))
 
 
+def _listed(section: Mapping[str, Any]) -> list[str]:
+    """Files that depth lists or COCO annotations name and that are not there: a line for each list."""
+    found = []
+    for key, path in _parts(section):
+        if not path.is_file():
+            continue  # named as missing already
+        if key.endswith("_list"):
+            found += _absent(path, _depth_files(Path(section["root"]), path))
+        elif (images := section.get(key.removesuffix("_annotations") + "_images")) and key.endswith("_annotations"):
+            found += _absent(path, _coco_files(Path(section["root"]) / images, path))
+    return found
+
+
+def _absent(listing: Path, files: Iterable[tuple[str, bool]]) -> list[str]:
+    """One line where a list names files that are not there, or cannot be read."""
+    from downstream.task import TaskError
+
+    total, gone = 0, []
+    try:
+        for name, there in files:
+            total += 1
+            gone += [] if there else [name]
+    except TaskError as error:
+        return [str(error)]
+    return [f"{listing}: {len(gone):,} of its {total:,} files are not there; the first is {gone[0]}"] if gone else []
+
+
+def _depth_files(root: Path, listing: Path) -> Iterator[tuple[str, bool]]:
+    """Each picture and depth map of a list, and whether it is there."""
+    from downstream import depth_lists
+    from downstream.task import MissingData
+
+    bases = depth_lists.folders(root)
+    for number, *names in depth_lists.named(listing):
+        for name in names:
+            try:
+                depth_lists.find(name, bases, listing, number)
+            except MissingData:
+                yield name, False
+            else:
+                yield name, True
+
+
+def _coco_files(images: Path, listing: Path) -> Iterator[tuple[str, bool]]:
+    """Each picture of COCO annotations, and whether it is there."""
+    from downstream.task import TaskError
+
+    try:
+        names = [image["file_name"] for image in json.loads(listing.read_text())["images"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TaskError(f"{listing} is not COCO JSON ({type(error).__name__}: {error}); copy it again") from error
+    there = {entry.name for entry in os.scandir(images)} if images.is_dir() else set()
+    for name in names:  # one look at the folder: a call for each of COCO's 118,287 pictures is slow on a network disk
+        yield name, name in there or ("/" in name and (images / name).is_file())
+
+
 def _videos(section: Mapping[str, Any]) -> list[str]:
     """What is incomplete in the videos of a tracking section."""
     found = []
@@ -125,12 +185,14 @@ def _part_of_videos(part: Mapping[str, Any]) -> list[str]:
     if not Path(part["root"]).is_dir():
         return []  # named as missing already
     try:
-        videos = LAYOUTS[part["layout"]](part["root"], part.get("part", ""))
-        names = videos.names()
+        parts = part.get("part", "")
+        sets = [LAYOUTS[part["layout"]](part["root"], name)
+                for name in (parts if isinstance(parts, (list, tuple)) else [parts])]
+        names = [(videos, name) for videos in sets for name in videos.names()]
     except TaskError as error:
         return [str(error)]
     broken = []
-    for name in names:
+    for videos, name in names:
         try:
             videos.video(name)
         except TaskError as error:

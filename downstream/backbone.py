@@ -18,6 +18,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.swin_transformer_v2 import SwinTransformerV2, WindowAttention
 from torch import Tensor, nn
 
+from downstream.resized import Resized
 from downstream.task import TaskError
 
 FORMAT = 1  # of backbone.json
@@ -105,11 +106,12 @@ def takes_any_size(model: str) -> bool:
     return timm.is_model(model) and timm.model_entrypoint(model).__module__.rpartition(".")[2] in _DYNAMIC
 
 
-def resize(network: nn.Module, size: int | Sequence[int]) -> None:
+def resize(network: nn.Module, size: int | Sequence[int], keep_windows: bool = False) -> None:
     """Fit a network with relative positions or windows to pictures of another size, in place.
 
     Bias tables are interpolated. Windows grow with the picture, as in SimMIM (6 at 192 px, 7 at 224) and in the depth
-    code of Swin V2 (12 at 192 px, 30 at 480), whose coordinates stay relative to the window of the pre-training.
+    code of Swin V2 (12 at 192 px, 30 at 480), whose coordinates stay relative to the window of the pre-training; with
+    ``keep_windows`` they stay, or shrink to a map that is smaller, as for SwinTrack's template.
     """
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     if (height, width) == tuple(network.patch_embed.img_size):
@@ -118,7 +120,9 @@ def resize(network: nn.Module, size: int | Sequence[int]) -> None:
         for module in network.modules():
             if isinstance(module, WindowAttention) and not any(module.pretrained_window_size):
                 module.pretrained_window_size = tuple(module.window_size)
-    network.set_input_size(img_size=(height, width))
+    windows = {"window_size": [stage.blocks[0].window_size for stage in network.layers]} if (
+        keep_windows and hasattr(network, "layers")) else {}
+    network.set_input_size(img_size=(height, width), **windows)
 
 
 @MODELS.register_module()
@@ -127,8 +131,8 @@ class TimmBackbone(BaseModule):
 
     Args:
         folder: with ``backbone.json`` and ``backbone.safetensors``.
-        out_indices: blocks (ViT) or stages (Swin) whose maps are given, negative ones counted from the end; the last
-            one passes through the final norm.
+        out_indices: blocks (ViT) or stages (Swin) whose maps are given, negative ones counted from the end; that of the
+            network's last one passes through the final norm, inner ones do not.
         frozen: no gradient, always in evaluation mode.
         input_size: side or (height, width) of the pictures, in pixels; windows and relative positions are fitted to it.
         drop_path_rate: stochastic depth while fine-tuning.
@@ -159,8 +163,8 @@ class TimmBackbone(BaseModule):
         self.token = token and getattr(self.net, "cls_token", None) is not None
         if not final_norm and self.is_vit:
             self.net.norm = nn.Identity()
-        count = len(self.net.blocks) if self.is_vit else len(self.net.layers)
-        self.out_indices = tuple(index % count for index in out_indices)
+        self.count = len(self.net.blocks) if self.is_vit else len(self.net.layers)
+        self.out_indices = tuple(index % self.count for index in out_indices)
         self.patch = self.net.patch_embed.patch_size[0]
         if patch_padding:
             self.net.patch_embed.proj.padding = (patch_padding, patch_padding)
@@ -190,20 +194,38 @@ class TimmBackbone(BaseModule):
                 f"input size {tuple(x.shape[-2:])} is not a multiple of the backbone's patch of {self.patch} pixels; "
                 "change the task's input_size"
             )
-        net = self.net if self.dynamic else self._sized(x.shape[-2:])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            maps = net.forward_intermediates(
-                x, indices=list(self.out_indices), norm=True, output_fmt="NCHW", intermediates_only=True,
-                **({"return_prefix_tokens": True} if self.token else {}),
-            )
+            maps = self._maps(x)
         return tuple(prefix[:, 0] for _, prefix in maps) if self.token else tuple(maps)
 
-    def _sized(self, size: Sequence[int]) -> nn.Module:
-        """A frozen network for each size of picture (a tracker has two); a trained one has only one set of tables."""
-        size = tuple(size)
-        if size == tuple(self.net.patch_embed.img_size) or not self.frozen:
-            return self.net
+    def _maps(self, x: Tensor) -> list[Any]:
+        """Maps (B, D, h, w) of ``out_indices``; with ``token`` pairs of map and prefix tokens (B, P, D)."""
+        last = self.count - 1
+        # timm normalises every map of a ViT, where segmentation heads read the inner ones as they are (mmseg's MAE and
+        # BEiT), but of a Swin the last alone
+        each = not self.is_vit or all(index == last for index in self.out_indices)
+        options = {"indices": list(self.out_indices), "norm": each, "output_fmt": "NCHW", "intermediates_only": True,
+                   **({"return_prefix_tokens": True} if self.token else {})}
+        size = tuple(x.shape[-2:])
+        if self.dynamic or size == tuple(self.net.patch_embed.img_size):
+            maps = self.net.forward_intermediates(x, **options)
+        elif self.frozen:
+            maps = self._other(size, x).forward_intermediates(x, **options)
+        else:
+            maps = self._other(size, x).train(self.training).maps(self.net, x, **options)
+        if not each and last in self.out_indices:  # maps come in the order of the network
+            maps[-1] = self._normalised(maps[-1])
+        return maps
+
+    def _normalised(self, found: Any) -> Any:
+        if self.token:
+            return found[0], self.net.norm(found[1])
+        return self.net.norm(found.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def _other(self, size: tuple[int, ...], x: Tensor) -> Any:
+        """What stands in for the network at another size of picture (a tracker has two)."""
         if size not in self.others:
-            self.others[size] = copy.deepcopy(self.net)
-            resize(self.others[size], size)
-        return self.others[size].to(next(self.net.parameters()).device)
+            twin = copy.deepcopy(self.net)
+            resize(twin, size, keep_windows=True)
+            self.others[size] = twin if self.frozen else Resized(self.net, twin)
+        return self.others[size].to(x.device)

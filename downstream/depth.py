@@ -17,7 +17,7 @@ from mmseg.models.utils import resize
 from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from torch import Tensor, nn
 
-from downstream import attentive, common, engine, frozen, grid
+from downstream import attentive, common, depth_lists, engine, frozen, grid
 from downstream.dense import LinearDenseMixin
 from downstream.task import Job, Outcome, TaskError
 
@@ -45,8 +45,8 @@ def evaluate(job: Job) -> Outcome:
 
     ``head``: "linear", or "deconv", the official head of 2205.13543 (last stage only). ``crop_size``: training takes
     random crops of that size from whole pictures, the test whole pictures; None: pictures at ``input_size``.
-    ``colour`` and ``cut_depth`` (probability) augment. ``flip_test`` averages with the mirrored picture, ``window``
-    (height, width) moved by ``window_stride`` averages windows. ``imagenet_norm`` False: pixels from 0 to 1.
+    ``colour`` and ``cut_depth`` (share of the samples) augment. ``flip_test`` averages with the mirrored picture,
+    ``window`` (height, width) moved by ``window_stride`` averages windows. ``imagenet_norm`` False: pixels from 0 to 1.
     """
     chosen = engine.settings(job, **DEFAULTS)
     if job.data.get("crop") not in CROPS:
@@ -56,54 +56,32 @@ def evaluate(job: Job) -> Outcome:
         common.need(Path(job.data["root"]) / job.data[key], "depth")
     found = engine.run(job, recipe(job, chosen), chosen)
     numbers = found.numbers
-    metrics = {"rmse": numbers["rmse"], "d1": 100 * numbers["d1"], "abs_rel": numbers["abs_rel"]}
+    shares = {name: 100 * numbers[name] for name in ("d1", "d2", "d3")}
+    metrics = {**shares, **{name: numbers[name] for name in ("rmse", "abs_rel", "log10")}}
     return Outcome(metrics, found.seen, {"rmse": found.metric.per_item}, found.chosen)
 
 
 @DATASETS.register_module()
 class DepthList(BaseSegDataset):
-    """Pictures with depth from a list file of BTS's form; paths start at the data root or at one of its folders."""
-
-    FOLDERS = (  # of NYUv2 and KITTI as BTS and GLPDepth lay them out, and as KITTI is unpacked
-        "", "nyu_depth_v2", "nyu_depth_v2/official_splits/test", "raw", "raw_data", "input", "gt_depth",
-        "data_depth_annotated", "data_depth_annotated/train", "data_depth_annotated/val",
-    )
+    """Pictures with depth from a list file of BTS's form; see :data:`downstream.depth_lists.FOLDERS`."""
 
     METAINFO = {"classes": ("depth",), "palette": [[0, 0, 0]]}  # noqa: RUF012 (mmengine copies it)
 
     def load_data_list(self) -> list[dict]:
-        """One entry a line of the list; lines whose depth is "None" are left out (KITTI's Eigen split has some).
+        """One entry a line of the list.
 
         Raises:
-            TaskError: a line without two paths, or a file that is not there.
+            TaskError: a line without two paths; MissingData: a file that is not there.
         """
+        listing, bases = Path(self.ann_file), depth_lists.folders(Path(self.data_root))
         rows = []
-        listing = Path(self.ann_file)
-        for number, line in enumerate(common.read_text(listing).splitlines(), 1):
-            if not line.strip():
-                continue
-            paths = line.split()[:2]
-            if len(paths) < 2:
-                raise TaskError(f"{listing} line {number}: a picture and a depth map are needed, not {line!r}")
-            if paths[1] == "None":
-                continue
-            picture, depth = (self._find(path, listing, number) for path in paths)
+        for number, *names in depth_lists.named(listing):
+            picture, depth = (depth_lists.find(name, bases, listing, number) for name in names)
             rows.append({"img_path": str(picture), "depth_map_path": str(depth), "seg_fields": [],
                          "label_map": None, "reduce_zero_label": False})
         if not rows:
             raise TaskError(f"{listing} is empty; list a picture and its depth map a line")
         return rows
-
-    def _find(self, name: str, listing: Path, number: int) -> Path:
-        for base in self._bases():
-            path = common.inside(base, name.lstrip("/"), f"{listing} line {number}")
-            if path.is_file():
-                return path
-        raise TaskError(f"{listing} line {number} names {name}, which is not under {self.data_root}")
-
-    def _bases(self) -> list[Path]:
-        folders = [Path(self.data_root) / name for name in self.FOLDERS]
-        return [folder for folder in folders if folder.is_dir()]
 
 
 @TRANSFORMS.register_module()
@@ -208,6 +186,32 @@ class CutDense(BaseTransform):
 
 
 @TRANSFORMS.register_module()
+class CutDepth(BaseTransform):
+    """Vertical CutDepth: on a ``share`` of the samples a band of all rows shows the depth instead of the picture.
+
+    From a left edge at random, as wide as a random share, at most ``width``, of what is right of it. The band holds the
+    files' own numbers (``scale`` of them a metre) modulo 256 in all three channels, as where the official loaders
+    (vinvino02/GLPDepth, SwinTransformer/MIM-Depth-Estimation) copy them into a picture of bytes. Those take every
+    fourth sample of each of their processes; here each is drawn, .25 on average.
+    """
+
+    def __init__(self, share: float, scale: float, width: float = 0.75) -> None:
+        self.share, self.scale, self.width = share, scale, width
+
+    def transform(self, results: dict) -> dict:
+        if np.random.rand() >= self.share:
+            return results
+        columns = results["img"].shape[1]
+        start, extent = np.random.rand(2) * (1, self.width)
+        left = int(start * columns)
+        band = slice(left, left + int(max((columns - start * columns) * extent, 1)))
+        units = np.rint(results["gt_depth_map"][:, band] * self.scale).astype(np.int64).astype(np.uint8)
+        results["img"] = results["img"].copy()
+        results["img"][:, band] = units[..., None]
+        return results
+
+
+@TRANSFORMS.register_module()
 class ColourJitter(BaseTransform):
     """Brightness and contrast, gamma, hue, saturation and value, each with probability one half, R, G, B in and out.
 
@@ -308,8 +312,9 @@ def recipe(job: Job, chosen: dict) -> engine.Recipe:
         size = common.pair(chosen["crop_size"])
         train = augment = [*flip, {"type": "mmseg.CutDense", "size": size}]
         test = []
-    if chosen["cut_depth"]:  # vertical CutDepth, on pictures that are still without colour changes
-        augment = [*augment, {"type": "mmseg.RandomDepthMix", "prob": chosen["cut_depth"], "mix_scale_ratio": 0.75}]
+    if chosen["cut_depth"]:  # the official order: before flip, crop and colours
+        cut = {"type": "mmseg.CutDepth", "share": chosen["cut_depth"], "scale": data_section["depth_scale"]}
+        augment = [cut, *augment]
     if chosen["colour"]:
         augment = [*augment, {"type": "mmseg.ColourJitter"}]
     test_cfg: dict[str, Any] = {"mode": "whole"}

@@ -73,6 +73,7 @@ class Result:
 
 COMMON = {
     "epochs": 20, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0, "warmup": 0.05, "layer_decay": 0.65,
+    "merging_layers": True,  # of a Swin under layer_decay, see downstream.optimise.layer_groups
     "drop_path_rate": 0.1, "out_indices": (-1,), "train_limit": None, "test_limit": None, "num_workers": 0,
     "test_batch": TEST_BATCH,
     # optimiser and schedule, see downstream.optimise; accumulate: batches a step
@@ -136,6 +137,12 @@ def channels(job: Job, chosen: dict[str, Any]) -> tuple[int, ...]:
 def hierarchical(job: Job, chosen: dict[str, Any]) -> bool:
     """Whether the backbone has stages of several resolutions (Swin)."""
     return not MODELS.build(backbone(job, chosen)).is_vit
+
+
+def layer_count(job: Job) -> int:
+    """Blocks of a ViT, stages of a Swin: what ``out_indices`` count."""
+    backbone = {"type": "mmengine.TimmBackbone", "folder": str(job.backbone)}
+    return MODELS.build(backbone).count
 
 
 def stride(job: Job, chosen: dict[str, Any]) -> int:
@@ -213,7 +220,7 @@ def _train_all(
 ) -> tuple[int, dict[str, Any]] | None:
     """Pictures seen and what was chosen; None where the device's memory ran out."""
     lr = chosen["lr"][0] if isinstance(chosen["lr"], (list, tuple)) else chosen["lr"]
-    groups = layer_groups(model, lr, chosen["weight_decay"], chosen["layer_decay"])
+    groups = layer_groups(model, lr, chosen["weight_decay"], chosen["layer_decay"], chosen["merging_layers"])
     try:
         loss = optimise(model, data, job, chosen, groups, "finetune", pieces)
     except torch.OutOfMemoryError:

@@ -193,7 +193,8 @@ def cut_scores(job: Job, dropped: Sequence[int]) -> Iterator[tuple[str, Outcome]
             keep = total - number
             backbone = cut(job.backbone, keep, Path(folder) / str(keep)) if number else job.backbone
             count = len(layer_names(backbone))
-            gone = [i for i in job.settings.get("out_indices", ()) if not -count <= i < count]
+            indices = job.settings.get("out_indices", ())  # or a word, which counts the layers that are left
+            gone = [i for i in indices if not isinstance(indices, str) and not -count <= i < count]
             if gone:
                 raise TaskError(f"cut: {job.task} reads layer {gone[0] + 1}, which is cut off; drop fewer blocks")
             yield str(keep), evaluate(replace(job, backbone=backbone, protocol="finetune"))

@@ -26,24 +26,29 @@ _LAST = ("norm.", "fc_norm.", "rel_pos_bias.", "shared_rel_pos.")  # of a backbo
 _TABLES = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
 
 
-def layer_groups(model: nn.Module, lr: float, weight_decay: float, decay: float) -> list[dict[str, Any]]:
+def layer_groups(
+    model: nn.Module, lr: float, weight_decay: float, decay: float, merging_layers: bool = True
+) -> list[dict[str, Any]]:
     """Parameter groups with layer-wise learning-rate decay.
 
     Layer i of N gets ``decay^(N + 1 - i)``: patch embedding, class token and positions are layer 0, the rest outside
     the blocks (final norm, neck, head) gets 1 (facebookresearch/mae: util/lr_decay.py). A Swin stage's merging counts
-    as a layer of its own (SwinTransformer/MIM-Depth-Estimation). A relative bias that all blocks share gets 1, too
+    as a layer of its own (SwinTransformer/MIM-Depth-Estimation) or, without ``merging_layers``, belongs to the last
+    block of the stage before (microsoft/SimMIM: optimizer.py). A relative bias that all blocks share gets 1, too
     (unilm: beit/optim_factory.py). One-dimensional parameters, tokens, tables of positions, and what timm exempts are
     not decayed in weight.
     """
     net = model.backbone.net
-    names: list[str] = []  # prefixes of the layers, in order
+    names: list[tuple[str, ...]] = []  # prefixes of the layers, in order
     if hasattr(net, "blocks"):
-        names = [f"blocks.{i}." for i in range(len(net.blocks))]
+        names = [(f"blocks.{i}.",) for i in range(len(net.blocks))]
     else:
         for s, stage in enumerate(net.layers):
-            if s:
-                names.append(f"layers.{s}.downsample.")
-            names += [f"layers.{s}.blocks.{b}." for b in range(len(stage.blocks))]
+            if s and merging_layers:
+                names.append((f"layers.{s}.downsample.",))
+            elif s:
+                names[-1] = (*names[-1], f"layers.{s}.downsample.")
+            names += [(f"layers.{s}.blocks.{b}.",) for b in range(len(stage.blocks))]
     count, exempt = len(names), getattr(net, "no_weight_decay", set)()
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

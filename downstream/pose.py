@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from downstream import attentive, common, engine, frozen, grid
 from downstream.dense import PatchLinear
-from downstream.task import Job, Outcome, TaskError
+from downstream.task import Job, MissingData, Outcome, TaskError
 
 HEADS = ("linear", "classic", "simple")
 DEFAULTS = {
@@ -35,16 +35,21 @@ class Layout:
         dataset: mmpose's class, whose meta information has the names, the flips and the sigmas of OKS.
         count: key points of a person.
         metric: arguments of mmpose's CocoMetric: CrowdPose has its own matching and no areas.
+        more: further numbers that the metric gives, by our names.
     """
 
     dataset: str
     count: int
     metric: dict[str, Any]
+    more: dict[str, str] = field(default_factory=dict)
 
 
 LAYOUTS = {
     "coco": Layout("CocoKeypoints", 17, {}),
-    "crowdpose": Layout("CrowdPoseKeypoints", 14, {"use_area": False, "iou_type": "keypoints_crowd"}),
+    "crowdpose": Layout(
+        "CrowdPoseKeypoints", 14, {"use_area": False, "iou_type": "keypoints_crowd"},
+        {"AP_easy": "AP(E)", "AP_medium": "AP(M)", "AP_hard": "AP(H)"},
+    ),
 }
 
 
@@ -78,8 +83,8 @@ def evaluate(job: Job) -> Outcome:
             chosen["test_limit"] = None
         found = engine.run(job, recipe(job, chosen), chosen)
     # pycocotools says -1 where a score is not defined: no detection at all
-    metrics = {name: 100 * max(0.0, found.numbers[f"coco/{key}"]) for name, key in
-               (("AP", "AP"), ("AP50", "AP .5"), ("AR", "AR"))}
+    names = {"AP": "AP", "AP50": "AP .5", "AR": "AR", **layout.more}
+    metrics = {name: 100 * max(0.0, found.numbers[f"coco/{key}"]) for name, key in names.items()}
     return Outcome(metrics, found.seen, chosen=found.chosen)
 
 
@@ -104,7 +109,12 @@ def limited(section: dict[str, Any], count: int, folder: Path) -> dict[str, Any]
 
 
 def check_annotations(path: Path, images: Path, count: int) -> None:
-    """Raises TaskError where the file is not COCO key-point JSON of ``count`` points or a picture is not there."""
+    """Whether the file is COCO key-point JSON of ``count`` points and its pictures are there.
+
+    Raises:
+        TaskError: it is not.
+        MissingData: a picture is not there.
+    """
     try:
         content = json.loads(path.read_text())
         names = [image["file_name"] for image in content["images"]]
@@ -118,7 +128,7 @@ def check_annotations(path: Path, images: Path, count: int) -> None:
         raise TaskError(f"{path}: {found} key points where the layout has {count}; check the suite's layout")
     missing = next((name for name in names if not common.inside(images, name, path).is_file()), None)
     if missing is not None:
-        raise TaskError(f"{path} names {missing}, which is not in {images}; complete the data set")
+        raise MissingData(f"{path} names {missing}, which is not in {images}; complete the data set")
 
 
 @MODELS.register_module()

@@ -31,9 +31,10 @@ def evaluate(job: Job) -> Outcome:
     """``data``: root, train, val, and ``layout``, "ade" (:class:`AdeLayout`, the default) or "camvid".
 
     ``head``: "linear", or "uper" (UPerHead of ``channels`` and an auxiliary FCN head of ``auxiliary`` channels on the
-    four maps of ``out_indices``, for a ViT behind mmseg's Feature2Pyramid). ``scale`` (long and short side, pixels):
-    pictures keep their ratio; training takes crops of ``input_size`` from pictures scaled by .5 to 2, the test slides a
-    window of ``input_size`` by ``slide_stride``. None: whole pictures at ``input_size``.
+    four maps of ``out_indices``, for a ViT behind mmseg's Feature2Pyramid; "pyramid": see :func:`pyramid`). ``scale``
+    (long and short side, pixels): pictures keep their ratio; training takes crops of ``input_size`` from pictures
+    scaled by .5 to 2, the test slides a window of ``input_size`` by ``slide_stride``. None: whole pictures at
+    ``input_size``.
     """
     chosen = engine.settings(job, **DEFAULTS)
     engine.one_of(job, chosen, "head", HEADS)
@@ -182,8 +183,19 @@ class NeighbourSegHead(BaseDecodeHead):
         return votes.view(len(keys), *keys.shape[2:], -1).permute(0, 3, 1, 2)
 
 
+def pyramid(layers: int) -> tuple[int, ...]:
+    """The blocks after a third, half, two thirds and all of a ViT's ``layers``; of four stages all.
+
+    3, 5, 7, 11 of ViT-B and 7, 11, 15, 23 of ViT-L (microsoft/unilm: beit, beit2; MAE in mmsegmentation for B).
+    """
+    return tuple(round(layers * share) - 1 for share in (1 / 3, 1 / 2, 2 / 3, 1)) if layers > 4 else tuple(
+        range(layers))
+
+
 def parts(job: Job, chosen: dict[str, Any], classes: int) -> dict[str, Any]:
     """Backbone, neck and heads of the protocol."""
+    if chosen["out_indices"] == "pyramid":
+        chosen["out_indices"] = pyramid(engine.layer_count(job))
     in_one_pass = engine.gridded(job, chosen)
     uper = chosen["head"] == "uper" and job.protocol != "knn"
     if uper and in_one_pass:
@@ -260,7 +272,11 @@ def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
         scope="mmseg",
         model={
             "type": "mmseg.EncoderDecoder", **parts(job, chosen, len(classes)),
-            "data_preprocessor": common.preprocessor("mmseg.SegDataPreProcessor", size=size, seg_pad_val=IGNORE),
+            "data_preprocessor": common.preprocessor(
+                "mmseg.SegDataPreProcessor", size=size, seg_pad_val=IGNORE,
+                # a picture more than four times as wide as high is lower than the window: filled up, cut off again
+                **({"test_cfg": {"size": size}} if chosen["scale"] is not None else {}),
+            ),
             "test_cfg": test_cfg,
         },
         train=data("train", read + train + pack),

@@ -106,13 +106,20 @@ TASKS: dict[str, TaskInfo] = {
         ),
         TaskInfo(
             "depth", "metric depth from one picture (mmseg)", 2,
-            (Metric("rmse", False, "m", 0, 1e3), Metric("d1", True, "%", 0, 100), Metric("abs_rel", False, "", 0, 1e3)),
+            (
+                Metric("rmse", False, "m", 0, 1e3), Metric("d1", True, "%", 0, 100), Metric("d2", True, "%", 0, 100),
+                Metric("d3", True, "%", 0, 100), Metric("abs_rel", False, "", 0, 1e3),
+                Metric("log10", False, "", 0, 1e3),
+            ),
             DENSE, "downstream.depth",
         ),
         TaskInfo(
             "tracking", "single-object tracking, one-pass evaluation (mmdet)", 3,
             (
-                Metric("SUC", True, "%", 0, 100), Metric("P", True, "%", 0, 100), Metric("NP", True, "%", 0, 100),
+                Metric("SUC", True, "%", 0, 100), Metric("P", True, "%", 0, 100),
+                # two conventions of normalised precision: SwinTrack's value at .20, the got10k toolkit's mean of the
+                # curve; records of version 3 before call the first NP
+                Metric("NP@.20", True, "%", 0, 100), Metric("NP mean", True, "%", 0, 100),
                 Metric("AO", True, "%", 0, 100), Metric("SR50", True, "%", 0, 100), Metric("SR75", True, "%", 0, 100),
             ),
             FROZEN_FINETUNE, "downstream.tracking", data_parallel=False,
@@ -127,6 +134,8 @@ for _task, _set, _title in (
 ):
     _info = TASKS[_task]
     TASKS[f"{_task}_{_set}"] = replace(_info, name=f"{_task}_{_set}", summary=f"{_info.summary} on {_title}")
+TASKS["pose_crowdpose"] = replace(TASKS["pose_crowdpose"], metrics=(  # by how crowded the pictures are
+    *TASKS["pose"].metrics, *(Metric(f"AP_{_part}", True, "%", 0, 100) for _part in ("easy", "medium", "hard"))))
 
 
 def evaluate(job: Job) -> Outcome:

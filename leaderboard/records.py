@@ -159,7 +159,7 @@ class Record:
             words += ["--protocol", self.protocol, "--budget", self.budget, "--seed", str(self.seed)]
         else:
             words = ["bench", "eval", "--backbone", str(weights.get("backbone")), "--name", self.objective]
-            for option in ("layout", "heads", "patch-size"):
+            for option in ("layout", "heads", "patch-size", "recipe"):
                 if weights.get(option) and weights[option] != "folder":
                     words += [f"--{option}", str(weights[option])]
             words += ["--suite", self.suite, "--tasks", self.task, "--protocol", self.protocol]

@@ -43,6 +43,9 @@ def eval_(
     layout: Annotated[str, typer.Option(help="The file's layout where its keys do not tell it.")] = "",
     heads: Annotated[int | None, typer.Option(help="Heads of a plain ViT of no published width.")] = None,
     patch_size: Annotated[int | None, typer.Option(help="Resample the patch embedding to this patch.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Objective whose recipes the tasks take; default: what the file's layout or tag tells.")
+    ] = "",
     seeds: Seeds = None,
     seed: Seed = None,
     runs: Runs = Path("runs"),
@@ -64,7 +67,7 @@ def eval_(
     from benchmarks.plan import Request
 
     with Means(device, jobs, executor, launcher).joined() as means:
-        wanted = evaluate.Wanted(backbone, name, layout, heads, patch_size)
+        wanted = evaluate.Wanted(backbone, name, layout, heads, patch_size, recipe)
         chosen = chosen_seeds(seeds, seed)
         converted = evaluate.fetch(wanted)
         if seeds is None and seed is None:

@@ -4,19 +4,30 @@
     bench run --suite paper --data-root DIR --objective maskdistill --tasks all              # fine-tuned
     bench run --suite paper --data-root DIR --objective maskdistill --tasks all --protocol all
 
-ViT-B/16 unless told otherwise (`--cfg-options suite.model=swinv2_base_window12_192`). Settings are those of the
+ViT-B/16 unless told otherwise (`--cfg-options suite.model=vit_large_patch16_224`); a Swin is pre-trained at the size in
+its name (`suite.model=swinv2_base_window12_192`). Recipes follow the objective and the backbone's family and size
+(:mod:`benchmarks.sizes`): a ViT smaller than B takes B's, a larger one than H takes H's. Settings are those of the
 official code of each objective or, for tasks that it has none for, of the recipe most used with it; what no opened
 source says is marked UNVERIFIED. A batch that one device does not hold is split (`task.<task>.accumulate`): learning
 rates belong to batch_size x accumulate. Whole data sets at these sizes take days on one GPU.
 
-Sources: classification facebookresearch/mae, microsoft/SimMIM, microsoft/unilm (beit, beit2), facebookresearch/SlowFast
-(maskfeat), facebookresearch/data2vec_vision; segmentation microsoft/unilm and open-mmlab/mmsegmentation (mae); pose
-ViTAE-Transformer/ViTPose; depth SwinTransformer/MIM-Depth-Estimation; tracking LitingLin/SwinTrack.
+Sources: classification facebookresearch/mae, microsoft/SimMIM, microsoft/Swin-Transformer, microsoft/unilm (beit,
+beit2), facebookresearch/SlowFast (maskfeat), facebookresearch/data2vec_vision; segmentation microsoft/unilm and
+open-mmlab/mmsegmentation (mae); pose ViTAE-Transformer/ViTPose; depth SwinTransformer/MIM-Depth-Estimation; tracking
+LitingLin/SwinTrack.
 """
 
 from benchmarks.suite import Override, Suite
 
-SWIN = ("swin_", "swinv2_")
+SWIN, SWIN_V2 = ("swin_", "swinv2_"), ("swinv2_",)
+VIT_LARGER, VIT_HUGE = ("vit-large", "vit-huge"), ("vit-huge",)
+SWIN_LARGE = ("swin-large", "swinv2-large")
+
+
+def _rate(lr: float, floor: float = 1e-6) -> dict:
+    """A learning rate that falls to ``floor``."""
+    return {"lr": lr, "min_lr": floor / lr}
+
 
 # --- classification: batch 1024 = 128 x 8; learning rates after the papers' own linear rule ---------------------------
 
@@ -24,9 +35,15 @@ _AUGMENT = {"crop_scale": (0.08, 1.0), "rand_augment": True, "erase": 0.25, "mix
             "label_smoothing": 0.1}
 _FINETUNE = {
     "input_size": 224, "resize": 256, **_AUGMENT, "epochs": 100, "warmup": 0.05, "batch_size": 128, "accumulate": 8,
-    "lr": 2e-3, "min_lr": 5e-4, "weight_decay": 0.05, "layer_decay": 0.65, "drop_path_rate": 0.1, "clip": None,
+    **_rate(2e-3), "weight_decay": 0.05, "layer_decay": 0.65, "drop_path_rate": 0.1, "clip": None,
     "amp": True, "num_workers": 12, "test_batch": 128, "neck": "layernorm",  # MAE, BEiT: mean, then fc_norm
 }
+# MAE's ViT-L and ViT-H, which BEiT's ViT-L has, too (50 epochs, 5 of warm-up)
+_FINETUNE_LARGE = {**_rate(4e-3), "epochs": 50, "warmup": 0.1, "layer_decay": 0.75, "drop_path_rate": 0.2}
+# SimMIM: 1.25e-3 x batch / 512, from and to 2.5e-7 scaled likewise; its layers of Swin are blocks only
+_FINETUNE_SIMMIM = {"lr": 2.5e-3, "min_lr": 2e-4, "warmup": 0.2, "clip": 5.0}
+_FINETUNE_SWIN = {**_FINETUNE_SIMMIM, "epochs": 100, "weight_decay": 0.05, "layer_decay": 0.8, "drop_path_rate": 0.1,
+                  "merging_layers": False}
 # MAE's probe is LARS at batch 16384, lr .1 x batch / 256, on the class token; here a grid of it and two layers in one
 # pass; of a backbone without a class token the mean
 _PROBE = {
@@ -53,7 +70,7 @@ _SEG_EPOCHS = 127
 _ADE = {"input_size": (512, 512), "scale": (2048, 512), "slide_stride": (341, 341), "photometric": True,
         "test_batch": 1, "num_workers": 8, "amp": True, "batch_size": 16}
 _UPER = {
-    **_ADE, "head": "uper", "channels": 768, "auxiliary": 256, "out_indices": (3, 5, 7, 11), "epochs": _SEG_EPOCHS,
+    **_ADE, "head": "uper", "channels": 768, "auxiliary": 256, "out_indices": "pyramid", "epochs": _SEG_EPOCHS,
     "lr": 1e-4, "weight_decay": 0.05, "layer_decay": 0.65, "drop_path_rate": 0.1, "warmup": 1500 / 160_000,
     "schedule": "poly", "clip": None,
 }
@@ -77,7 +94,7 @@ _POSE_SWIN = {"deconv": (256, 256, 256), "patch_padding": 0}  # mmpose: last sta
 
 _DEPTH = {
     "head": "deconv", "crop_size": (480, 480), "input_size": (480, 480), "imagenet_norm": False, "flip_test": True,
-    "window": (480, 480), "window_stride": (480, 160), "colour": True, "cut_depth": 0.1875, "epochs": 25,
+    "window": (480, 480), "window_stride": (480, 160), "colour": True, "cut_depth": 0.25, "epochs": 25,
     "batch_size": 24, "lr": 5e-4, "min_lr": 0.06, "schedule": "rise_fall", "weight_decay": 0.05, "layer_decay": 0.9,
     "drop_path_rate": 0.3, "clip": None, "num_workers": 8, "test_batch": 1, "amp": True,
 }
@@ -86,6 +103,7 @@ _KITTI = {"crop_size": (352, 352), "input_size": (352, 352), "window": (352, 352
 _DEPTH_LIGHT = {**_DEPTH, "cache": False, "epochs": 10}
 # a ViT's pictures of the sizes above are multiples of its patch; it was trained on normalised ones
 _DEPTH_VIT = {"imagenet_norm": True, "layer_decay": 0.75}
+_DENSE_LARGE = {"layer_decay": 0.85, "drop_path_rate": 0.5}  # of Swin V2-L; for ViT-L and ViT-H UNVERIFIED
 
 # --- tracking: 300 epochs x 131,072 pairs -----------------------------------------------------------------------------
 
@@ -94,11 +112,17 @@ _TRACK = {
     "heads": 8, "epochs": 300, "pairs_per_epoch": 131_072, "batch_size": 64, "lr": 5e-4, "backbone_lr": 0.1,
     "weight_decay": 1e-4, "clip": 0.1, "warmup": 0.01, "drop_at": 0.7, "max_gap": 100, "scale_jitter": 0.25,
     "shift_jitter": 3.0, "recolour": 0.0, "window_weight": 0.49, "smallest": 10.0, "size_rate": 1.0,
+    "num_workers": 12, "frames_mb": 64, "amp": True,
 }
 _LASOT = {"layout": "lasot", "root": "LaSOT"}
 _GOT10K = {"layout": "got10k", "root": "GOT-10k", "part": "train", "videos": 9_335}
-_TRACKINGNET = [{"layout": "trackingnet", "root": "TrackingNet", "part": f"TRAIN_{i}"} for i in range(4)]
-_TRACK_TRAIN = [{**_LASOT, "part": "training_set.txt", "videos": 1_120}, _GOT10K, *_TRACKINGNET]
+# four data sets in equal shares; GOT-10k without VOT's videos (the list is pytracking's: ltr/data_specs)
+_TRACK_TRAIN = [
+    {**_LASOT, "part": "training_set.txt", "videos": 1_120},
+    {"layout": "got10k", "root": "GOT-10k", "part": "train/got10k_vot_train_split.txt"},
+    {"layout": "trackingnet", "root": "TrackingNet", "part": [f"TRAIN_{i}" for i in range(4)]},
+    {"layout": "coco", "root": "coco", "part": "annotations/instances_train2017.json"},
+]
 
 
 def _with(settings: dict, more: dict) -> dict:
@@ -106,9 +130,19 @@ def _with(settings: dict, more: dict) -> dict:
     return {protocol: {**values, **more} for protocol, values in settings.items()}
 
 
-def _every(task: str, more: dict, *protocols: str) -> dict:
-    """An override of one task in several protocols."""
-    return {task: {protocol: dict(more) for protocol in protocols}}
+def _every(tasks: tuple[str, ...], more: dict, *protocols: str) -> dict:
+    """An override of tasks in several protocols."""
+    return {task: {protocol: dict(more) for protocol in protocols} for task in tasks}
+
+
+def _classes(more: dict) -> dict:
+    """An override of fine-tuned classification."""
+    return {"classification": {"finetune": more}}
+
+
+_SEG, _POSE_SETS, _DEPTH_SETS = ("segmentation", "segmentation_camvid"), ("pose", "pose_crowdpose"), (
+    "depth", "depth_kitti")
+_TRACK_SETS, _TRAINED = ("tracking", "tracking_got10k", "tracking_otb"), ("frozen", "attentive", "finetune")
 
 
 _SEGMENTATION = {
@@ -142,7 +176,8 @@ suite = Suite(
     data={
         "classification": {"root": "imagenet", "train": "train", "val": "val"},
         "segmentation": {"root": "ADEChallengeData2016", "train": "training", "val": "validation"},
-        "segmentation_camvid": {"root": "CamVid", "layout": "camvid", "train": "train", "val": "val"},
+        # the literature scores SegNet's `test` part; its `val` (101) stays unused
+        "segmentation_camvid": {"root": "CamVid", "layout": "camvid", "train": "train", "val": "test"},
         "pose": {
             "root": "coco", "train_images": "train2017", "val_images": "val2017",
             "train_annotations": "annotations/person_keypoints_train2017.json",
@@ -182,45 +217,63 @@ suite = Suite(
         "depth_kitti": _with(_DEPTHS, {**_DEPTH_VIT, **_KITTI}),
         "tracking": _TRACKING, "tracking_got10k": _TRACKING, "tracking_otb": _TRACKING,
     },
-    overrides=(
-        # classification, ViT-B: what differs from MAE's recipe; warm-up of 20 of 100 epochs
-        Override({"classification": {"finetune": {"lr": 4e-3, "warmup": 0.2}}}, ("beit",)),
-        Override({"classification": {"finetune": {"lr": 5e-4, "warmup": 0.2}}}, ("beitv2",)),
+    own_size=True,
+    overrides=(  # later ones win
+        # classification: what differs from MAE's recipe for ViT-B; warm-up of 20 of 100 epochs
+        Override(_classes({**_rate(4e-3), "warmup": 0.2}), ("beit",)),
+        Override(_classes({**_rate(5e-4), "warmup": 0.2}), ("beitv2",)),
+        Override(_classes({"layer_decay": 0.6, "drop_path_rate": 0.2}), ("beitv2",), budgets=("1600ep",)),
         # the authors of MaskDistill: "close to BEiT-2's"; the rest UNVERIFIED
-        Override({"classification": {"finetune": {"lr": 5e-4, "warmup": 0.2}}}, ("maskdistill", "maskdistill_sparse")),
-        Override({"classification": {"finetune": {"lr": 4e-3, "warmup": 0.2}}}, ("maskfeat",)),  # 2e-3 per 512
-        Override({"classification": {"finetune": {"lr": 4e-3, "warmup": 0.1, "weight_decay": 0.0,
-                                                  "drop_path_rate": 0.2}}}, ("data2vec",)),
-        Override({"classification": {"finetune": {"lr": 4e-4}}}, ("milan",)),
-        Override({"classification": {"finetune": {"lr": 4e-3, "layer_decay": 0.75}}}, (
+        Override(_classes({**_rate(5e-4), "warmup": 0.2}), ("maskdistill", "maskdistill_sparse")),
+        Override(_classes({**_rate(4e-3), "warmup": 0.2}), ("maskfeat",)),  # 2e-3 per 512
+        Override(_classes({**_rate(4e-3), "warmup": 0.1, "weight_decay": 0.0, "drop_path_rate": 0.2}), ("data2vec",)),
+        Override(_classes(_rate(4e-4)), ("milan",)),
+        Override(_classes({**_rate(4e-3), "layer_decay": 0.75}), (
             "zoomed_in", "zoomed_out", "distorted", "blurred", "decolorized", "zoomed_in_mask", "zoomed_out_mask",
             "distorted_mask", "blurred_mask", "decolorized_mask")),
-        Override({"classification": {"finetune": {"lr": 2.5e-3, "warmup": 0.2, "clip": 5.0}}}, ("simmim", "simmim_v2")),
-        Override({"classification": {"finetune": {"layer_decay": 0.8}}}, ("simmim", "simmim_v2"), SWIN),
+        Override(_classes(_FINETUNE_SIMMIM), ("simmim", "simmim_v2")),
+        # ViT-L and ViT-H: MAE's, and what differs from it
+        Override(_classes({**_FINETUNE_LARGE, "weight_decay": 0.05, "clip": None}), kinds=VIT_LARGER),
+        Override(_classes({"drop_path_rate": 0.3}), kinds=VIT_HUGE),
+        Override(_classes({**_rate(5e-4), "layer_decay": 0.8, "drop_path_rate": 0.2}),
+                 ("beitv2", "maskdistill", "maskdistill_sparse"), kinds=VIT_LARGER),
+        Override(_classes(_rate(2e-4)), ("beitv2",), kinds=VIT_LARGER, budgets=("1600ep",)),
+        Override(_classes({"drop_path_rate": 0.1}), ("maskfeat",), kinds=VIT_LARGER),
+        # Swin: SimMIM's for every objective; 800 epochs of pre-training .8, 100 epochs .9, other lengths UNVERIFIED
+        Override(_classes(_FINETUNE_SWIN), (), SWIN),
+        Override(_classes({"layer_decay": 0.9}), (), SWIN, budgets=("100ep",)),
+        Override(_classes({"layer_decay": 0.75}), (), SWIN_V2),
+        Override(_classes({"layer_decay": 0.7, "drop_path_rate": 0.2}), kinds=SWIN_LARGE),
+        Override(_every(("classification", *_SEG, *_POSE_SETS, *_DEPTH_SETS), {"attention_heads": 16}, "attentive"),
+                 kinds=VIT_LARGER),
+        Override(_every(("classification", *_SEG, *_POSE_SETS, *_DEPTH_SETS), {"attention_heads": 16}, "attentive"),
+                 (), SWIN),
         # segmentation: BEiT's own rates on the same head
-        Override({"segmentation": {"finetune": {"lr": 7e-4}}}, ("beit",)),
-        Override({"segmentation": {"finetune": {"lr": 5e-5, "layer_decay": 0.75, "drop_path_rate": 0.15}}},
+        Override(_every(_SEG, {"lr": 7e-4}, "finetune"), ("beit",)),
+        Override(_every(_SEG, {"lr": 5e-5, "layer_decay": 0.75, "drop_path_rate": 0.15}, "finetune"),
                  ("beitv2", "maskdistill", "maskdistill_sparse")),
-        Override({"segmentation": {"finetune": {"slide_stride": (256, 256)}}}, ("mae",)),
-        # Swin: four stages are a pyramid already; the depth recipe is Swin V2's own, without ImageNet's mean
-        Override({**_every("classification", {"neck": "none"}, "finetune"),  # Swin's own norm, then the mean
-                  **_every("segmentation", {"out_indices": (0, 1, 2, 3)}, "finetune"),
-                  **_every("segmentation_camvid", {"out_indices": (0, 1, 2, 3)}, "finetune"),
-                  **_every("pose", _POSE_SWIN, "frozen", "attentive", "finetune"),
-                  **_every("pose_crowdpose", _POSE_SWIN, "frozen", "attentive", "finetune"),
-                  **_every("depth", {"imagenet_norm": False, "layer_decay": 0.9}, "frozen", "attentive", "finetune"),
-                  **_every("depth_kitti", {"imagenet_norm": False, "layer_decay": 0.9}, "frozen", "attentive",
-                           "finetune"),
-                  **_every("tracking", {"out_index": 2}, "frozen", "finetune"),
-                  **_every("tracking_got10k", {"out_index": 2}, "frozen", "finetune"),
-                  **_every("tracking_otb", {"out_index": 2}, "frozen", "finetune")}, (), SWIN),
+        Override(_every(("segmentation",), {"slide_stride": (256, 256)}, "finetune"), ("mae",)),
+        # BEiT v2's ViT-L, for the other objectives and ViT-H UNVERIFIED
+        Override(_every(_SEG, {"lr": 4e-5, "layer_decay": 0.9, "drop_path_rate": 0.2, "channels": 1024}, "finetune"),
+                 kinds=VIT_LARGER),
+        Override(_every(_POSE_SETS, {"layer_decay": 0.8, "drop_path_rate": 0.5}, "finetune"), kinds=VIT_LARGER),
+        Override(_every(_POSE_SETS, {"layer_decay": 0.85, "drop_path_rate": 0.55}, "finetune"), kinds=VIT_HUGE),
+        Override(_every(_DEPTH_SETS, _DENSE_LARGE, "finetune"), kinds=VIT_LARGER),
+        # Swin: the depth recipe is Swin V2's own, without ImageNet's mean; 2205.13543 published no other dense task,
+        # whose layer decay and drop path are the depth code's (UNVERIFIED)
+        Override({**_every((*_SEG, *_POSE_SETS), {"layer_decay": 0.9, "drop_path_rate": 0.3}, "finetune"),
+                  **_every(_TRACK_SETS, {"out_index": 2}, "frozen", "finetune")}, (), SWIN),
+        Override(_classes({"neck": "none"}), (), SWIN),  # Swin's own norm, then the mean
+        Override(_every(_POSE_SETS, _POSE_SWIN, *_TRAINED), (), SWIN),
+        Override(_every(_DEPTH_SETS, {"imagenet_norm": False, "layer_decay": 0.9}, *_TRAINED), (), SWIN),
+        Override(_every((*_SEG, *_POSE_SETS, *_DEPTH_SETS), _DENSE_LARGE, "finetune"), kinds=SWIN_LARGE),
     ),
     default_protocol="finetune",
     expected={
         "pre-training": {"train": 1_281_167},
         "classification": {"train": 1_281_167, "val": 50_000},
         "segmentation": {"train": 20_210, "val": 2_000},
-        "segmentation_camvid": {"train": 367, "val": 101},
+        "segmentation_camvid": {"train": 367, "val": 233},
         "pose": {"train_images": 118_287, "val_images": 5_000},
         "pose_crowdpose": {"train_images": 20_000},
         "depth": {"train_list": 24_231, "test_list": 654},
@@ -237,8 +290,9 @@ suite = Suite(
         "depth": "NYU Depth V2 as BTS prepares it: github.com/cleinc/bts; cs.nyu.edu/~silberman/datasets/nyu_depth_v2",
         "depth_kitti": "KITTI raw and annotated depth: cvlibs.net/datasets/kitti; lists of the Eigen split: "
                        "github.com/cleinc/bts (train_test_inputs)",
-        "tracking": "LaSOT: vision.cs.stonybrook.edu/~lasot; GOT-10k: got-10k.aitestunion.com; TrackingNet: "
-                    "tracking-net.org",
+        "tracking": "LaSOT: vision.cs.stonybrook.edu/~lasot; GOT-10k: got-10k.aitestunion.com, its list without VOT's "
+                    "videos: github.com/visionml/pytracking (ltr/data_specs/got10k_vot_train_split.txt, to be put into "
+                    "GOT-10k/train); TrackingNet: tracking-net.org; COCO 2017: cocodataset.org",
         "tracking_got10k": "GOT-10k: got-10k.aitestunion.com",
         "tracking_otb": "OTB: cvlab.hanyang.ac.kr/tracker_benchmark",
     },

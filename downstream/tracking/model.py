@@ -220,10 +220,10 @@ class SingleObjectTracker(BaseDetector):
         for layer in self.encoder:
             tokens = layer(tokens)
         hidden = self.norm(self.decoder(tokens[:, template.shape[1] :], tokens))
-        shift, size = self.box_head(hidden).split(2, -1)
+        shift, size = self.box_head(hidden).float().split(2, -1)  # boxes and scores in full under bfloat16, too
         centres = self.centres + self.expected * shift
         half = self.expected / 2 * size.clamp(-3, 3).exp()
-        return self.score_head(hidden).squeeze(-1), torch.cat([centres - half, centres + half], -1)
+        return self.score_head(hidden).squeeze(-1).float(), torch.cat([centres - half, centres + half], -1)
 
     def loss(self, batch_inputs: Inputs, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
         """Varifocal loss of all tokens and GIoU loss of those the target touches, weighted by their scores."""

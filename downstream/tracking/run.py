@@ -59,7 +59,9 @@ class Settings:
     train_limit: int | None = None  # videos of each data set
     test_limit: int | None = None
     test_batch: int = 32  # videos followed side by side
-    frames_mb: int = 2048  # decoded frames kept in memory
+    frames_mb: int = 2048  # decoded frames kept in memory, by each process
+    num_workers: int = 0  # processes that cut the training crops
+    amp: bool = False  # train in bfloat16 where the device is a GPU
     features_mb: int = 2048  # frozen: larger features are computed anew at each step, with new pairs in each epoch
 
     def __post_init__(self) -> None:
@@ -126,11 +128,12 @@ def train(job: Job, settings: Settings, model: SingleObjectTracker, frames: Fram
     pairs = PairDataset(groups, epochs * settings.pairs_per_epoch, job.seed, style, frames)
     dataset: FeatureDataset | PairDataset = pairs
     if cached:
-        dataset = extract(model, pairs, settings.batch_size, partial(job.progress, "features"))
+        dataset = extract(model, pairs, settings.batch_size, partial(job.progress, "features"), settings.num_workers)
     losses = optimise(
         model, dataset, settings.steps, settings.batch_size, job.seed,
         lr=settings.lr, backbone_lr=settings.backbone_lr, weight_decay=settings.weight_decay, clip=settings.clip,
         warmup=settings.warmup, drop_at=settings.drop_at, work_dir=job.work_dir, report=partial(job.progress, "train"),
+        num_workers=0 if cached else settings.num_workers, amp=settings.amp,
     )
     rows = [{"step": step, "loss": round(loss, 6)} for step, loss in enumerate(losses, 1) if step % LOG_EVERY == 0]
     (job.work_dir / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -160,9 +163,10 @@ def evaluate(job: Job) -> Outcome:
     if any(math.isnan(value) for value in means.values()):
         raise TaskError("tracking data: no test frame after the first shows its target; check the flags of visibility")
     still = [unmoved(track) for track in tracks]
+    names = {"SUC": "SUC", "P": "P", "NP": "NP@.20", "NP_mean": "NP mean", "AO": "AO", "SR50": "SR50", "SR75": "SR75"}
     return Outcome(
-        {name: means[name] for name in ("SUC", "P", "NP", "AO", "SR50", "SR75")},
+        {label: means[name] for name, label in names.items()},
         2 * settings.steps * settings.batch_size,
-        metric.scores.items,
+        {names[name]: scores for name, scores in metric.scores.items.items()},
         baselines={"SUC": {"a box that never moves": score_tracks(still, settings.strict_success).means["SUC"]}},
     )

@@ -21,12 +21,14 @@ Report = Callable[[int, int], None]
 
 
 @torch.no_grad()
-def extract(model: SingleObjectTracker, pairs: PairDataset, batch_size: int, report: Report) -> FeatureDataset:
+def extract(
+    model: SingleObjectTracker, pairs: PairDataset, batch_size: int, report: Report, num_workers: int = 0
+) -> FeatureDataset:
     """Runs the backbone once over all pairs; features are kept on the CPU in single precision."""
     model.eval()
     features: dict[str, list[torch.Tensor]] = {"template": [], "search": []}
     samples = []
-    loader = DataLoader(pairs, batch_size, collate_fn=default_collate)
+    loader = DataLoader(pairs, batch_size, collate_fn=default_collate, num_workers=num_workers)
     for number, batch in enumerate(loader, 1):
         inputs = model.data_preprocessor(batch)["inputs"]
         for part, kept in features.items():
@@ -50,6 +52,8 @@ def optimise(
     warmup: float,
     drop_at: float,
     work_dir: Path,
+    num_workers: int = 0,
+    amp: bool = False,
     report: Report = lambda done, total: None,
 ) -> list[float]:
     """AdamW with a linear warm-up and one drop to a tenth (SwinTrack), by mmengine's Runner; the loss of each step.
@@ -59,6 +63,8 @@ def optimise(
         clip: largest norm of the gradient.
         warmup, drop_at: shares of ``steps``.
         work_dir: where the Runner puts what it insists on writing.
+        num_workers: processes that cut the crops; the pairs are the same with any number.
+        amp: bfloat16 where the device is a GPU.
     """
     watch = Watch("tracking", steps, lambda step, loss: report(step, steps), every=1)
     schedule: list[dict[str, Any]] = [
@@ -67,6 +73,8 @@ def optimise(
     if round(steps * warmup) > 1:
         end = round(steps * warmup)
         schedule.append({"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": end, "by_epoch": False})
+    device = next(model.parameters()).device.type
+    wrapper = {"type": "AmpOptimWrapper", "dtype": "bfloat16"} if amp and device == "cuda" else {"type": "OptimWrapper"}
     runner = Runner(
         model=model,
         work_dir=str(work_dir / "mmengine"),
@@ -76,13 +84,14 @@ def optimise(
         default_scope="mmdet",
         default_hooks={"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
         train_dataloader={
-            "dataset": dataset, "batch_size": batch_size, "num_workers": 0, "drop_last": True,
+            "dataset": dataset, "batch_size": batch_size, "num_workers": num_workers, "drop_last": True,
+            "persistent_workers": num_workers > 0,
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": seed},
             "collate_fn": {"type": "default_collate"},
         },
         train_cfg={"by_epoch": False, "max_iters": steps},
         optim_wrapper={
-            "type": "OptimWrapper",
+            **wrapper,
             "optimizer": {"type": "AdamW", "lr": lr, "weight_decay": weight_decay},
             "paramwise_cfg": {"custom_keys": {"backbone": {"lr_mult": backbone_lr}}},
             "clip_grad": {"max_norm": clip},

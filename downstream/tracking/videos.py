@@ -1,12 +1,15 @@
-"""Videos with one box per frame, read from the native layouts of LaSOT, GOT-10k, OTB and TrackingNet."""
+"""Videos with one box per frame, read from the native layouts of LaSOT, GOT-10k, OTB, TrackingNet and COCO."""
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from mmdet.registry import DATASETS
@@ -91,7 +94,7 @@ class VideoSet(ABC):
     def video(self, name: str) -> Video:
         """Reads one video's annotation and lists its frames."""
 
-    def videos(self, limit: int | None = None) -> list[Video]:
+    def videos(self, limit: int | None = None) -> Sequence[Video]:
         """The first ``limit`` videos (all when none is given)."""
         names = self.names()[:limit]
         if not names:
@@ -194,7 +197,72 @@ class TrackingNetVideos(VideoSet):
         return make_video(name, folder, frames, boxes, np.ones(len(boxes), bool), file)
 
 
-LAYOUTS = {"lasot": LaSOTVideos, "got10k": GOT10kVideos, "otb": OTBVideos, "trackingnet": TrackingNetVideos}
+@DATASETS.register_module()
+class CocoObjects(VideoSet):
+    """COCO's objects, each a video of one frame: template and search crop of a pair are cut from the same picture.
+
+    ``part`` is the annotation file (``annotations/instances_train2017.json``); the pictures lie in the folder that its
+    name ends with. Crowds and boxes without an area are left out. Only for training.
+    """
+
+    @cached_property
+    def _objects(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Pictures, the number of each object's picture (N,), boxes (N, 4) x, y, w, h."""
+        path = self.root / self.part
+        try:
+            content = json.loads(_read_text(path))
+            pictures = [(entry["id"], entry["file_name"]) for entry in content["images"]]
+            number = {key: index for index, (key, _) in enumerate(pictures)}
+            found = [(number[entry["image_id"]], *entry["bbox"]) for entry in content["annotations"]
+                     if not entry.get("iscrowd") and min(entry["bbox"][2:]) > 0]
+            table = np.array(found, float).reshape(len(found), 5)
+        except (ValueError, KeyError, TypeError) as error:
+            raise TaskError(f"{path} is not COCO JSON with boxes ({type(error).__name__}: {error}); copy it") from error
+        folder = self.root / path.stem.rpartition("_")[2]
+        files = [str(inside(folder, name, path)) for _, name in pictures]
+        if files and not Path(files[0]).is_file():
+            raise MissingData(f"{path} names {pictures[0][1]}, which is not in {folder}; unpack the pictures there")
+        return files, table[:, 0].astype(int), table[:, 1:]
+
+    def names(self) -> list[str]:
+        return [str(index) for index in range(len(self._objects[1]))]
+
+    def video(self, name: str) -> Video:
+        files, number, boxes = self._objects
+        index = int(name)
+        return Video(name, (files[number[index]],), boxes[index : index + 1], np.ones(1, bool))
+
+    def videos(self, limit: int | None = None) -> Sequence[Video]:
+        """All of them, each made when it is asked for: COCO has 860,000."""
+        names = self.names()[:limit]
+        if not names:
+            raise MissingData(f"{self.root / self.part}: no boxes listed; check root and the file")
+        return _Lazy(self, names)
+
+
+class _Lazy(Sequence[Video]):
+    """Videos that are made when they are asked for."""
+
+    def __init__(self, source: VideoSet, names: list[str]) -> None:
+        self.source, self.names = source, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Video: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Video]: ...
+    def __getitem__(self, index: int | slice) -> Video | list[Video]:
+        if isinstance(index, slice):
+            return [self.source.video(name) for name in self.names[index]]
+        return self.source.video(self.names[index])
+
+
+LAYOUTS: dict[str, type[VideoSet]] = {
+    "lasot": LaSOTVideos, "got10k": GOT10kVideos, "otb": OTBVideos, "trackingnet": TrackingNetVideos,
+    "coco": CocoObjects,
+}
 
 
 def list_frames(folder: Path) -> list[str]:
@@ -208,12 +276,13 @@ def list_frames(folder: Path) -> list[str]:
         raise TaskError(f"{folder}: frames must be named by number (00000001.jpg); move other pictures away") from None
 
 
-def read_videos(data: dict[str, Any], part: str, limit: int | None = None) -> list[list[Video]]:
+def read_videos(data: dict[str, Any], part: str, limit: int | None = None) -> list[Sequence[Video]]:
     """The videos of ``part`` ("train" or "test"), one list per data set.
 
     Args:
         data: ``{"layout": "lasot", "root": folder, "train": "training_set.txt", "test": "testing_set.txt"}``. A part
-            may also be a section of its own, ``{"layout": …, "root": …, "part": …}``, or a list of such sections.
+            may also be a section of its own, ``{"layout": …, "root": …, "part": …}``, or a list of such sections; the
+            parts of a section that lists several are one data set.
         part: which of them.
         limit: at most so many videos of each data set.
     """
@@ -228,7 +297,10 @@ def read_videos(data: dict[str, Any], part: str, limit: int | None = None) -> li
             raise TaskError(f"tracking data: unknown layout {layout!r}; one of {', '.join(LAYOUTS)}")
         if "root" not in section:
             raise TaskError(f"tracking data: no root given for {part!r}; name the folder of the data set")
-        groups.append(LAYOUTS[layout](section["root"], section.get("part", "")).videos(limit))
+        parts = section.get("part", "")
+        found = [LAYOUTS[layout](section["root"], name).videos(limit)
+                 for name in (parts if isinstance(parts, (list, tuple)) else [parts])]
+        groups.append(found[0] if len(found) == 1 else [video for videos in found for video in videos][:limit])
     return groups
 
 

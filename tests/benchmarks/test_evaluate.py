@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -14,7 +15,7 @@ from benchmarks.data import data_root
 from benchmarks.errors import RequestError
 from benchmarks.evaluate import Wanted
 from benchmarks.execute import Execution
-from benchmarks.plan import Request
+from benchmarks.plan import Request, plan
 from benchmarks.reproduce import cell_of
 from leaderboard.page import page
 from leaderboard.records import read_records
@@ -139,6 +140,44 @@ def test_requests_that_make_no_sense_are_one_line(change, message, place, tmp_pa
         cells_of(Wanted(**({"backbone": str(place / "plain.pth"), "heads": 2} | change)), tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("source", "about", "family"), [
+    ({"layout": "beit", "file": "x.pth"}, {}, "beit"), ({"layout": "mae", "file": "x.pth"}, {}, "mae"),
+    ({"layout": "swin", "file": "x.pth"}, {}, ""), ({"layout": "dinov2", "file": "x.pth"}, {}, ""),
+    ({"timm": "vit_base_patch16_224.mae"}, {}, "mae"), ({"timm": "beitv2_large_patch16_224.in1k"}, {}, "beitv2"),
+    ({"timm": "vit_base_patch16_224.augreg_in21k"}, {}, ""),
+    ({"layout": "folder", "file": "x"}, {"objective": "maskdistill"}, "maskdistill"),
+    ({"layout": "folder", "file": "x"}, {"objective": "mine", "recipe": "beit"}, "beit"),
+])
+def test_the_source_tells_whose_recipes_are_taken(source, about, family):
+    assert evaluate.recipe_of(Wanted("x"), SimpleNamespace(source=source, about=about)) == family
+    assert evaluate.recipe_of(Wanted("x", recipe="simmim"), SimpleNamespace(source=source, about=about)) == "simmim"
+
+
+def test_official_weights_get_their_own_recipes_on_suite_paper(tmp_path):
+    """A BEiT-L file: BEiT's recipe of ViT-L, though the row is called after the file and timm's name says base."""
+    large = {"embed_dim": 1024, "depth": 24, "num_heads": 16, "img_size": 224}
+    converted = SimpleNamespace(model="beit_base_patch16_224", kwargs=large, about={}, source={
+        "layout": "beit", "file": "beit_large.pth", "sha256": "0" * 64})
+    request = Request((), ("classification", "segmentation"), "paper", ("finetune",))
+
+    def recipes(**more):
+        found = evaluate.plan(Wanted("beit_large.pth", **more), converted, request, tmp_path)
+        assert {cell.pretraining.recipe.name for cell in found} == {"beit_large"}
+        return {cell.task.name: cell for cell in found}
+
+    own = recipes()
+    options = ["suite.model=beit_large_patch16_224"]
+    for cell in plan(Request(["beit"], request.tasks, "paper", ("finetune",), options=options)):
+        assert own[cell.task.name].settings == cell.settings
+    assert own["classification"].settings["epochs"] == 50
+    assert own["segmentation"].pretraining.effort == "weights of beit_large.pth, recipes of beit"
+    other = recipes(recipe="beitv2")["classification"]
+    assert other.settings["lr"] == 5e-4
+    assert other.pretraining.weights["recipe"] == "beitv2"
+    with pytest.raises(RequestError, match="did you mean 'beitv2'"):
+        recipes(recipe="beitv")
 
 
 def test_options_of_pre_training_are_refused(place, tmp_path):

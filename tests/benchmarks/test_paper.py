@@ -8,6 +8,8 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,7 +18,7 @@ from benchmarks.errors import RequestError
 from benchmarks.execute import Execution
 from benchmarks.plan import Request, plan
 from benchmarks.reproduce import cell_of
-from benchmarks.suite import Override
+from benchmarks.suite import Override, absolute
 from benchmarks.verify import verify
 from downstream.task import TASKS
 from leaderboard.records import InvalidRecord, read_record, read_records, same_result, write_record
@@ -58,12 +60,85 @@ def test_families_have_their_own_recipes():
     beit = settings("beit", "classification", "finetune")
     assert (beit["lr"], beit["layer_decay"], beit["batch_size"] * beit["accumulate"]) == (4e-3, 0.65, 1024)
     swin = "suite.model=swinv2_base_window12_192"
-    assert settings("simmim", "classification", "finetune")["layer_decay"] == 0.65
-    assert settings("simmim", "classification", "finetune", swin)["layer_decay"] == 0.8
+    simmim = settings("simmim", "classification", "finetune")
+    assert (simmim["layer_decay"], simmim["min_lr"]) == (0.65, 2e-4)
+    assert settings("simmim", "classification", "finetune", swin)["layer_decay"] == 0.75
     depth = settings("simmim", "depth_kitti", "finetune", swin)
     assert (depth["layer_decay"], depth["imagenet_norm"], depth["crop_size"]) == (0.9, False, (352, 352))
     assert settings("mae", "segmentation", "finetune")["slide_stride"] == (256, 256)
-    assert settings("mae", "segmentation", "finetune", swin)["out_indices"] == (0, 1, 2, 3)
+    assert settings("mae", "segmentation", "finetune", swin)["out_indices"] == "pyramid"
+
+
+LARGE = "suite.model=vit_large_patch16_224"
+
+
+@pytest.mark.parametrize(("objective", "model", "lr", "epochs", "warmup", "decay", "drop_path"), [
+    ("mae", "vit_small_patch16_224", 2e-3, 100, 0.05, 0.65, 0.1),
+    ("mae", "vit_base_patch16_224", 2e-3, 100, 0.05, 0.65, 0.1),
+    ("mae", "vit_large_patch16_224", 4e-3, 50, 0.1, 0.75, 0.2),
+    ("mae", "vit_huge_patch14_224", 4e-3, 50, 0.1, 0.75, 0.3),
+    ("beit", "vit_large_patch16_224", 4e-3, 50, 0.1, 0.75, 0.2),
+    ("beitv2", "vit_large_patch16_224", 5e-4, 50, 0.1, 0.8, 0.2),
+    ("maskfeat", "vit_large_patch16_224", 4e-3, 50, 0.1, 0.75, 0.1),
+    ("simmim", "swin_base_patch4_window7_224", 2.5e-3, 100, 0.2, 0.8, 0.1),
+    ("beit", "swin_base_patch4_window7_224", 2.5e-3, 100, 0.2, 0.8, 0.1),
+    ("simmim", "swin_large_patch4_window7_224", 2.5e-3, 100, 0.2, 0.7, 0.2),
+    ("simmim_v2", "swinv2_base_window12_192", 2.5e-3, 100, 0.2, 0.75, 0.1),
+])
+def test_classification_follows_family_and_size(objective, model, lr, epochs, warmup, decay, drop_path):
+    found = settings(objective, "classification", "finetune", f"suite.model={model}")
+    assert [found[key] for key in ("lr", "epochs", "warmup", "layer_decay", "drop_path_rate")] == [
+        lr, epochs, warmup, decay, drop_path]
+    assert found.get("merging_layers", True) == model.startswith("vit")
+
+
+def test_dense_tasks_follow_family_and_size():
+    for task in ("segmentation", "segmentation_camvid"):
+        found = settings("beitv2", task, "finetune", LARGE)
+        assert (found["lr"], found["layer_decay"], found["drop_path_rate"], found["channels"]) == (4e-5, 0.9, 0.2, 1024)
+    assert settings("mae", "pose", "finetune", LARGE)["layer_decay"] == 0.8
+    swin = "suite.model=swinv2_large_window12_192"
+    for task in ("segmentation", "segmentation_camvid", "pose", "pose_crowdpose", "depth", "depth_kitti"):
+        found = settings("simmim", task, "finetune", swin)
+        assert (found["layer_decay"], found["drop_path_rate"]) == (0.85, 0.5), task
+        assert settings("simmim", task, "finetune", swin.replace("large", "base"))["layer_decay"] == 0.9, task
+    for protocol in ("frozen", "finetune"):
+        assert settings("mae", "tracking", protocol, swin)["out_index"] == 2
+    # attention as wide as the features must divide among its heads
+    assert 1024 % settings("mae", "classification", "attentive", LARGE)["attention_heads"] == 0
+
+
+def test_recipes_follow_the_length_of_pre_training():
+    def decay(objective, budget, *options):
+        (cell,) = plan(Request([objective], ["classification"], "paper", ["finetune"], budget, options=options))
+        return cell.settings["layer_decay"]
+
+    assert decay("simmim", "100ep", "suite.model=swin_base_patch4_window7_224") == 0.9
+    assert decay("simmim", "800ep", "suite.model=swin_base_patch4_window7_224") == 0.8
+    assert (decay("beitv2", "default"), decay("beitv2", "1600ep")) == (0.65, 0.6)
+
+
+def test_a_backbone_of_unknown_size_is_refused_and_its_width_tells_it():
+    wee = "suite.model=vit_wee_patch16_reg1_gap_256"
+    with pytest.raises(RequestError, match=r"suite\.kwargs\.embed_dim") as caught:
+        settings("mae", "depth", "finetune", wee)
+    assert "\n" not in str(caught.value)
+    wide = settings("mae", "depth", "finetune", wee, "suite.kwargs.embed_dim=1024")
+    assert wide == settings("mae", "depth", "finetune", LARGE)
+    plan(Request(["mae"], ["depth"], "embedded", options=[wee]))  # one recipe for all
+
+
+@pytest.mark.parametrize(("options", "size"), [
+    (["suite.model=swinv2_base_window12_192"], 192),
+    (["suite.model=swinv2_base_window12_192", "suite.input_size=256"], 256),
+    (["suite.input_size=256", "suite.model=swinv2_base_window12_192"], 256),
+    (["suite.model=vit_large_patch14_dinov2"], 224), (["suite.model=swin_base_patch4_window7_224"], 224),
+])
+def test_a_windowed_model_is_pre_trained_at_its_own_size(options, size):
+    (cell,) = plan(Request(["simmim"], ["depth"], "paper", options=options))
+    assert (cell.pretraining.suite.input_size, cell.pretraining.suite.kwargs["img_size"]) == (size, size)
+    (cell,) = plan(Request(["simmim"], ["depth"], "embedded", options=["suite.model=swinv2_base_window12_192"]))
+    assert cell.pretraining.suite.input_size == 64
 
 
 def test_frozen_heads_are_grids_trained_in_one_pass():
@@ -95,6 +170,9 @@ def test_overrides_apply_by_objective_and_backbone():
     assert not override.applies("beit", "swin_base_patch4_window7_224")
     assert not override.applies("mae", "vit_base_patch16_224")
     assert Override({}).applies("anything", "vit")
+    large = Override({}, kinds=("vit-large",), budgets=("100ep",))
+    assert large.applies("mae", "beit_base_patch16_224", {"embed_dim": 1024}, "100ep")  # as a file's shapes tell it
+    assert not large.applies("mae", "vit_large_patch16_224", {}, "default")
 
 
 def test_a_record_is_planned_from_its_own_settings_and_not_todays_family(tmp_path):
@@ -144,11 +222,66 @@ def test_verify_says_found_complete_and_what_is_missing(tmp_path):
     assert found["classification"].lacking == (
         f"{tmp_path}/imagenet/train: 3 of 1,281,167", f"{tmp_path}/imagenet/val: 2 of 50,000")
     assert found["depth"].missing == (f"{tmp_path}/nyu_depth_v2/filenames/nyudepthv2/test_list.txt",)
-    assert not found["depth"].lacking  # the list that is there is whole
+    assert found["depth"].lacking == (  # the list that is there is whole, its pictures are not
+        f"{tmp_path}/nyu_depth_v2/filenames/nyudepthv2/train_list.txt: 48,462 of its 48,462 files are not there; "
+        "the first is a",)
     assert f"{tmp_path}/LaSOT" in found["tracking"].missing
     assert any("Crossing/img" in line for line in found["tracking_otb"].lacking)
     assert any("1 of 100 videos" in line for line in found["tracking_otb"].lacking)
     assert str(tmp_path / "ADEChallengeData2016") in found["segmentation"].missing
+
+
+NYU = {"sync/kitchen_0028b": ["rgb_00045.jpg", "sync_depth_00045.png"],
+       "official_splits/test/bathroom": ["rgb_00045.jpg", "sync_depth_00045.png"]}
+
+
+def write_nyu(root):
+    """NYUv2 as the official loaders of BTS, GLPDepth and 2205.13543 read it: two folders, lists that name neither."""
+    rng = np.random.default_rng(0)
+    for folder, (picture, depth) in NYU.items():
+        (root / "nyu_depth_v2" / folder).mkdir(parents=True)
+        cv2.imwrite(str(root / "nyu_depth_v2" / folder / picture), rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+        cv2.imwrite(str(root / "nyu_depth_v2" / folder / depth), rng.integers(1000, 9000, (48, 64)).astype(np.uint16))
+    lists = root / "nyu_depth_v2" / "filenames" / "nyudepthv2"
+    lists.mkdir(parents=True)
+    for part, folder in zip(("train", "test"), NYU, strict=True):
+        scene = folder.rsplit("/")[-1]
+        (lists / f"{part}_list.txt").write_text(f"/{scene}/rgb_00045.jpg /{scene}/sync_depth_00045.png 518.8579\n")
+
+
+def test_nyu_is_found_where_the_official_loaders_look(tmp_path):
+    from downstream.depth import DepthList
+    from downstream.task import MissingData
+
+    write_nyu(tmp_path)
+    section = absolute(suites.get("paper").data["depth"], tmp_path)
+    for key, folder in zip(("train_list", "test_list"), NYU, strict=True):
+        (row,) = DepthList(data_root=section["root"], ann_file=section[key], data_prefix={}, pipeline=[])
+        assert row["img_path"] == f"{tmp_path}/nyu_depth_v2/{folder}/rgb_00045.jpg"
+        assert row["depth_map_path"] == f"{tmp_path}/nyu_depth_v2/{folder}/sync_depth_00045.png"
+    small = replace(suites.get("paper"), data={"depth": suites.get("paper").data["depth"]},
+                    expected={"depth": {"train_list": 1, "test_list": 1}})
+    assert {f.name: f for f in verify(small, tmp_path)}["depth"].complete
+    shutil.rmtree(tmp_path / "nyu_depth_v2/official_splits")  # a list alone is no data set
+    found = {f.name: f for f in verify(small, tmp_path)}["depth"]
+    assert found.lacking == (
+        f"{tmp_path}/nyu_depth_v2/filenames/nyudepthv2/test_list.txt: 2 of its 2 files are not there; "
+        "the first is /bathroom/rgb_00045.jpg",)
+    with pytest.raises(MissingData, match=r"test_list\.txt line 1 names /bathroom/rgb_00045\.jpg"):
+        len(DepthList(data_root=section["root"], ann_file=section["test_list"], data_prefix={}, pipeline=[]))
+
+
+def test_verify_looks_for_the_pictures_that_annotations_name(tmp_path):
+    section = suites.get("paper").data["pose_crowdpose"]
+    (tmp_path / "crowdpose/images").mkdir(parents=True)
+    (tmp_path / "crowdpose/annotations").mkdir()
+    for key in ("train_annotations", "val_annotations"):
+        (tmp_path / "crowdpose" / section[key]).write_text(json.dumps({"images": [{"file_name": f"{key}.jpg"}]}))
+    (tmp_path / "crowdpose/images/train_annotations.jpg").write_bytes(b"")
+    small = replace(suites.get("paper"), data={"pose_crowdpose": section}, expected={"pose_crowdpose": {"images": 1}})
+    found = {f.name: f for f in verify(small, tmp_path)}["pose_crowdpose"]
+    assert [line.rpartition(": ")[2] for line in found.lacking] == [
+        "1 of its 1 files are not there; the first is val_annotations.jpg"]
 
 
 def bench(*arguments, cwd):

@@ -17,7 +17,7 @@ from downstream import engine
 from downstream.backbone import TimmBackbone
 from downstream.task import TASKS, TaskError, evaluate
 
-UPER = {"head": "uper", "out_indices": (0, 1, 2, 3), "channels": 16, "auxiliary": 8}
+UPER = {"head": "uper", "out_indices": "pyramid", "channels": 16, "auxiliary": 8}
 DECONV = {"head": "deconv", "crop_size": (32, 32), "imagenet_norm": False, "flip_test": True, "window": (32, 32),
           "window_stride": (16, 16), "colour": True, "cut_depth": 0.5, "schedule": "rise_fall", "min_lr": 0.06,
           "test_batch": 1}
@@ -86,6 +86,62 @@ def test_grids_of_heads_take_augmented_pictures_and_the_papers_tests(task, setti
     assert outcome.train_images == 10
     assert outcome.chosen["layer"] in (0, -1)
     assert outcome.chosen["lr"] in (1e-3, 1e-2)
+
+
+def test_the_maps_of_the_pyramid_follow_the_depth():
+    from downstream.segmentation import pyramid
+
+    assert [pyramid(layers) for layers in (4, 12, 24, 32)] == [
+        (0, 1, 2, 3), (3, 5, 7, 11), (7, 11, 15, 23), (10, 15, 20, 31)]
+
+
+def test_a_picture_wider_than_four_to_one_is_scored(data, tmp_path, make_job):
+    """Its short side is less than the window that slides over it."""
+    root = tmp_path / "wide"
+    shutil.copytree(data / "ade", root / "ade")
+    for folder, suffix in (("images", ".jpg"), ("annotations", ".png")):
+        path = root / "ade" / folder / "validation" / f"0{suffix}"
+        picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert cv2.imwrite(str(path), cv2.resize(picture, (96, 16), interpolation=cv2.INTER_NEAREST))
+    job = make_job("segmentation", lr=1e-3, root=root, scale=(64, 32), slide_stride=(16, 16), test_batch=1, epochs=1)
+    assert 0 <= evaluate(job).metrics["mIoU"] <= 100
+
+
+def test_lars_leaves_biases_alone():
+    """They have another scale than weights: MAE's probe gives them the plain rate and no decay."""
+    from downstream.optimise import optimiser
+
+    layer = torch.nn.Linear(3, 2)
+    groups = [{"params": list(layer.parameters()), "lr": 0.5}]
+    lars = optimiser({"optimizer": "LARS", "weight_decay": 0.1}, groups)
+    layer.weight.grad, layer.bias.grad = torch.ones(2, 3), torch.ones(2)
+    before, weight = layer.bias.detach().clone(), layer.weight.detach().clone()
+    lars.step()
+    assert torch.allclose(layer.bias, before - 0.5)
+    assert (layer.weight - weight).abs().max() < 0.05  # adapted: a thousandth of the weights' norm
+
+
+def test_cut_depth_shows_the_files_numbers_before_flip_and_crop(make_job):
+    from downstream.depth import DEFAULTS, CutDepth, recipe
+
+    chosen = {**engine.COMMON, **DEFAULTS, **DECONV, "cut_depth": 0.25}
+    steps = [step["type"] for step in recipe(make_job("depth", "finetune"), chosen).train_augmented["pipeline"]]
+    assert steps.index("mmseg.CutDepth") < steps.index("mmengine.FlipDense") < steps.index("mmseg.CutDense")
+    depth = np.linspace(1, 9, 40 * 60, dtype=np.float32).reshape(40, 60)
+    np.random.seed(0)
+    cut, widths = CutDepth(share=0.25, scale=1000), []
+    for _ in range(400):
+        picture = np.zeros((40, 60, 3), np.uint8)
+        found = cut({"img": picture, "gt_depth_map": depth})["img"]
+        assert not picture.any()  # the original is not written to
+        columns = np.flatnonzero(found.any((0, 2)))
+        if len(columns):
+            widths.append(len(columns) / (60 - columns[0]))
+            band = found[:, columns[0] : columns[-1] + 1]
+            expected = np.rint(depth[:, columns[0] : columns[-1] + 1] * 1000).astype(int) % 256
+            assert (band == expected[..., None]).all()
+    assert len(widths) / 400 == pytest.approx(0.25, abs=0.06)
+    assert sum(width > 0.8 for width in widths) <= 5  # at most three quarters, but of the last columns
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,52 @@ def test_layer_decay_follows_the_depth(backbone):
     assert sum(len(group["params"]) for group in groups) == len(named)
 
 
+@pytest.mark.parametrize("merging_layers", [True, False])
+def test_layer_decay_of_a_swin(merging_layers, make_backbone):
+    """Depth's code of 2205.13543 counts a merging as a layer; SimMIM's leaves it with the block before it."""
+    kwargs = {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": [1, 2], "num_heads": [1, 2]}
+    model = torch.nn.Module()
+    model.backbone = TimmBackbone(make_backbone("swin_tiny_patch4_window7_224", kwargs), frozen=False)
+    groups = layer_groups(model, 1.0, 0.1, 0.5, merging_layers)
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    extra = 0.5 if merging_layers else 1.0
+    for name, expected in {
+        "norm.weight": 1.0, "layers.1.blocks.1.mlp.fc1.weight": 0.5, "layers.1.blocks.0.mlp.fc1.weight": 0.25,
+        "layers.1.downsample.reduction.weight": 0.125, "layers.0.blocks.0.mlp.fc1.weight": 0.125 * extra,
+        "patch_embed.proj.weight": 0.0625 * extra,
+    }.items():
+        assert rate[id(named[f"backbone.net.{name}"])] == expected, name
+
+
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "beit_base_patch16_224"])
+def test_only_the_last_map_passes_the_final_norm(model, make_backbone):
+    """As in mmseg's MAE and BEiT; a ViT of timm's would normalise the inner ones, too."""
+    kwargs = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+    kwargs |= {"use_fc_norm": False} if model.startswith("beit") else {}
+    module = TimmBackbone(make_backbone(model, kwargs), out_indices=(0, -1))
+    torch.nn.init.constant_(module.net.norm.weight, 3.0)  # 1 would show little on the last map
+    images = torch.randn(1, 3, 32, 32)
+    inner, last = module(images)
+    plain = module.net.forward_intermediates(images, indices=[0], norm=False, intermediates_only=True)[0]
+    normed = module.net.forward_intermediates(images, indices=[2], norm=True, intermediates_only=True)[0]
+    assert torch.equal(inner, plain)
+    assert torch.allclose(last, normed, atol=1e-6)
+    module.out_indices = (2,)
+    assert torch.equal(module(images)[0], normed)
+
+
+@pytest.mark.parametrize(
+    ("size", "windows"), [(480, [30, 30, 30, 15]), (352, [22, 22, 22, 11]), (224, [14, 14, 14, 7])])
+def test_windows_of_swin_v2_are_the_official_ones(size, windows, make_backbone):
+    """Pre-trained at 192 px with 12, 12, 12, 6: depth on NYUv2 and KITTI (2205.13543), classification (SimMIM)."""
+    kwargs = {"img_size": 192, "embed_dim": 8, "depths": [2, 2, 2, 2], "num_heads": [1, 1, 1, 1]}
+    net = TimmBackbone(make_backbone("swinv2_base_window12_192", kwargs), input_size=size).net
+    assert [stage.blocks[1].attn.window_size for stage in net.layers] == [(side, side) for side in windows]
+    assert [any(stage.blocks[1].shift_size) for stage in net.layers] == [True, True, False, False]
+    assert [stage.blocks[1].attn.pretrained_window_size for stage in net.layers] == [(12, 12)] * 3 + [(6, 6)]
+
+
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The tracker: geometry, layouts, pairs, losses, and whole cells on tiny made-up videos."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from downstream.backbone import TimmBackbone
 from downstream.task import Job, MissingData, TaskError
 from downstream.tracking import evaluate
 from downstream.tracking.crops import Window, cut, jittered, window_around
@@ -189,6 +191,38 @@ def test_parts_may_be_several_data_sets(lasot):
     assert len(read_videos({"train": [section, section]}, "train")) == 2
 
 
+def test_several_parts_of_one_section_are_one_group(lasot, tmp_path):
+    """TrackingNet's chunks would otherwise be drawn as often as whole data sets, each."""
+    for chunk in ("TRAIN_0", "TRAIN_1"):
+        write_video(tmp_path / chunk / "frames/abc", tmp_path / chunk / "anno/abc.txt", name="{}.jpg", first=0)
+    chunks = {"layout": "trackingnet", "root": str(tmp_path), "part": ["TRAIN_0", "TRAIN_1"]}
+    groups = read_videos({"train": [{**lasot, "part": "training_set.txt"}, chunks]}, "train")
+    assert [[video.name for video in group] for group in groups] == [["cup-1", "cup-2"], ["abc", "abc"]]
+    assert len(read_videos({"train": chunks}, "train", 1)[0]) == 1
+
+
+def test_coco_objects_are_videos_of_one_frame(tmp_path):
+    (tmp_path / "train2017").mkdir()
+    assert cv2.imwrite(str(tmp_path / "train2017/7.jpg"), np.full((40, 40, 3), 99, np.uint8))
+    boxes = [([1, 2, 20, 10], 0), ([5, 5, 8, 8], 1), ([5, 5, 0, 8], 0), ([10, 20, 12, 14], 0)]  # a crowd, no area
+    (tmp_path / "annotations").mkdir()
+    path = tmp_path / "annotations/instances_train2017.json"
+    path.write_text(json.dumps({
+        "images": [{"id": 70, "file_name": "7.jpg"}],
+        "annotations": [{"image_id": 70, "bbox": box, "iscrowd": crowd} for box, crowd in boxes]}))
+    section = {"train": {"layout": "coco", "root": str(tmp_path), "part": "annotations/instances_train2017.json"}}
+    (group,) = read_videos(section, "train")
+    assert [video.boxes.tolist() for video in group] == [[[1, 2, 20, 10]], [[10, 20, 12, 14]]]
+    pair = PairDataset([group], 2, 0, PairStyle(16, 32), FrameStore())[1]
+    assert pair["inputs"]["search"].shape == (3, 32, 32)
+    (tmp_path / "train2017/7.jpg").unlink()
+    with pytest.raises(MissingData, match=r"names 7\.jpg, which is not in"):
+        read_videos(section, "train")
+    path.write_text('{"images": []')
+    with pytest.raises(TaskError, match="is not COCO JSON"):
+        read_videos(section, "train")
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-200])
 
@@ -291,6 +325,64 @@ def test_gradient_reaches_the_backbone_only_in_finetune(lasot, backbone, tmp_pat
     assert model.compare.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "beit_base_patch16_224"])
+def test_a_trained_backbone_takes_two_crop_sizes(name, lasot, make_backbone, tmp_path):
+    """Template and search crops have their own windows and tables, and one set of weights that both train."""
+    from mmengine.dataset import default_collate
+
+    swin = {"img_size": 64, "window_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2]}
+    beit = {"img_size": 64, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "use_abs_pos_emb": False,
+            "use_rel_pos_bias": True, "init_values": 0.1}
+    sizes = {"template_size": 32, "search_size": 64}  # stage 2 of Swin: maps of 4 and 8 tokens a side
+    asked = job(make_backbone(name, beit if name.startswith("beit") else swin), lasot, tmp_path / "work", "finetune",
+                **sizes)
+    model = build_tracker(asked, read_settings(asked.settings))
+    pairs = PairDataset(read_videos(lasot, "train"), 8, 0, PairStyle(32, 64), FrameStore())
+    batch = model.data_preprocessor(default_collate([pairs[i] for i in range(4)]), True)
+    template = batch["inputs"]["template"]
+    for key, weight in model.backbone.net.named_parameters():
+        if key.endswith(("norm1.weight", "norm2.weight")):
+            torch.nn.init.ones_(weight)  # Swin V2 starts from 0: its attention would do nothing
+
+    # the template alone reaches every weight that comes before its map
+    model.train()
+    model.extract_feat(template).square().sum().backward()
+    lacking = [key for key, p in model.backbone.net.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert not [key for key in lacking if "bias_table" in key or "qkv.weight" in key or "cpb_mlp" in key], lacking
+    model.zero_grad()
+
+    # a step changes what the template gives, through the same weights: as a fresh copy of the trained folder says
+    before = model.eval().extract_feat(template).detach()
+    model.train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    sum(model(**batch, mode="loss").values()).backward()
+    optimiser.step()
+    model.eval()
+    after = model.extract_feat(template).detach()
+    assert not torch.allclose(before, after)
+    trained = TimmBackbone(asked.backbone, input_size=64)
+    trained.net.load_state_dict(model.backbone.net.state_dict())
+    assert torch.allclose(trained(template)[-1], after, atol=1e-5)
+    assert set(model.backbone.state_dict()) == {f"net.{key}" for key in model.backbone.net.state_dict()}
+
+
+def test_the_tracker_trains_in_half_precision_and_with_processes(lasot, backbone, tmp_path):
+    """amp itself asks for a GPU; the same autocast on the CPU must not mix precisions in the losses."""
+    from mmengine.dataset import default_collate
+
+    model, pairs, asked = trainer(lasot, backbone, tmp_path, "finetune")
+    batch = model.data_preprocessor(default_collate([pairs[i] for i in range(4)]), True)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.train()(**batch, mode="loss")
+    assert all(loss.isfinite() for loss in losses.values())
+    values = {"lr": 1e-3, "backbone_lr": 0.1, "weight_decay": 0, "clip": 1, "warmup": 0, "drop_at": 0.8}
+    found = []
+    for workers in (0, 1):
+        fresh, pairs, asked = trainer(lasot, backbone, tmp_path, "finetune")
+        found.append(optimise(fresh, pairs, 2, 4, 0, **values, work_dir=asked.work_dir, num_workers=workers, amp=True))
+    assert found[0] == found[1]  # the pairs are the same
+
+
 def test_loss_falls(lasot, backbone, tmp_path):
     model, pairs, asked = trainer(lasot, backbone, tmp_path, "frozen")
     features = extract(model, pairs, 8, lambda done, total: None)
@@ -331,7 +423,8 @@ def test_cell_end_to_end_and_again(lasot, backbone, tmp_path, capsys, protocol):
     first = evaluate(asked)
     again = evaluate(job(backbone, lasot, tmp_path / "b", protocol))
     assert first == again
-    assert set(first.metrics) == {"SUC", "P", "NP", "AO", "SR50", "SR75"}
+    assert set(first.metrics) == {"SUC", "P", "NP@.20", "NP mean", "AO", "SR50", "SR75"}
+    assert first.metrics["NP@.20"] != first.metrics["NP mean"]
     assert all(0 <= value <= 100 for value in first.metrics.values())
     assert len(first.items["SUC"]) == 2
     videos = read_videos(asked.data, "test")[0]

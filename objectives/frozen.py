@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from itertools import pairwise
 from pathlib import Path
 
@@ -285,8 +286,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("model", state.get("state_dict", state))
         return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    except pickle.UnpicklingError as error:  # torch's own words advise to run it
+        reason = "it is damaged or holds more than tensors, and code in a file is never run; give its state dict alone"
+        raise ObjectiveError(f"objective.teacher.weights: {path} cannot be read as plain weights ({reason})") from error
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ObjectiveError(f"objective.teacher.weights: {path} cannot be read as plain weights ({reason})") from error
 
 

@@ -16,6 +16,7 @@ from benchmarks.plan import Pretraining
 from benchmarks.progress import Reporter
 from objectives.arithmetic import Arithmetic
 from objectives.backbone import create_backbone
+from objectives.machine import multiplies_bf16
 
 # times the suite's own
 VARIED: dict[str, tuple[float, ...]] = {
@@ -62,5 +63,5 @@ def record(
         "kwargs": dict(suite.kwargs), "input_size": suite.input_size, "batch": suite.batch_size, **asdict(how),
         "steps": steps, "turns": turns, "threads": torch.get_num_threads(),
         "ceiling_gflops": {name: round(value / 1e9, 1) for name, value in top.items()},
-        "processor_multiplies_bf16": speed.multiplies_bf16(), "rows": rows, "environment": environment(str(device)),
+        "processor_multiplies_bf16": multiplies_bf16(), "rows": rows, "environment": environment(str(device)),
     }

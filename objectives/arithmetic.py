@@ -79,18 +79,21 @@ def optimiser_wrapper(
     return kind(adamw, clip_grad={"max_norm": settings.clip} if settings.clip else None)
 
 
-def compile_blocks(model: nn.Module) -> int:
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
     """Let ``torch.compile`` make the kernels of every transformer block, in place; returns how many blocks there are.
 
     The weights keep their names. Blocks of a kind share their kernels, so that a deep network compiles no longer than
     a shallow one; shapes are static.
+
+    Args:
+        backend: of ``torch.compile``; "inductor" makes kernels, others only trace.
     """
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(VARIANTS_OF_A_BLOCK, torch._dynamo.config.recompile_limit)
     blocks = _blocks(model)
     for block in blocks:
-        block.compile(dynamic=False)
+        block.compile(dynamic=False, backend=backend)
     return len(blocks)
 
 

@@ -238,6 +238,8 @@ REQUESTS = [
     Row("missing option", ["run"], "Missing option '--objective'"),
     Row("speed of no steps", ["speed", "--objective", "mae", "--steps", "0"], "--steps 0: at least 1"),
     Row("speed against a stranger", ["speed", "--objective", "mae", "--peer", "mmseg"], "did you mean 'mmpretrain'"),
+    Row("speed in no precision", ["speed", "--objective", "mae", "--precision", "fp31"], "did you mean 'fp32'"),
+    Row("speed of two things", ["speed", "--scaling", "--overhead"], "give one of them"),
     Row("sweep without values", ["sweep", "--objective", "mae", "--vary", "optimiser.lr="], "key=value,value"),
     Row("list of something else", ["list", "objects"], "Invalid value"),
     Row("analysis of nothing", ["analyze", "--runs", "{tmp}/nothing"], "{tmp}/nothing"),

@@ -47,7 +47,7 @@ def test_compiled_blocks_compute_the_same(make_job, pictures):
         return loss.item(), objective.student.backbone.blocks[0].attn.qkv.weight.grad.clone()
 
     plain = step()
-    assert compile_blocks(objective) == 2  # of student and decoder
+    assert compile_blocks(objective, backend="aot_eager") == 2  # of student and decoder; a C++ compiler takes minutes
     compiled = step()
     assert compiled[0] == pytest.approx(plain[0], rel=1e-5)
     assert torch.allclose(compiled[1], plain[1], atol=1e-6)

@@ -556,9 +556,10 @@ def _details(about: dict[str, Any], outcome: Outcome | None) -> dict[str, Any] |
 
 def _pretrain_seconds(about: dict[str, Any]) -> float | None:
     """Of a backbone from nothing: its own training, and what it shares with other seeds, whichever made it."""
-    if about.get("seconds") is None:
-        return None
-    return round(about["seconds"] + sum(about.get("shared_seconds", {}).values()), 2)
+    seconds, shared = about.get("seconds"), about.get("shared_seconds")
+    if not isinstance(seconds, int | float) or not isinstance(shared, dict):  # of an older version, or a stranger's
+        return seconds
+    return round(seconds + sum(part for part in shared.values() if isinstance(part, int | float)), 2)
 
 
 def _marked(folder: Path) -> tuple[str, str]:

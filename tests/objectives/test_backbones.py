@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from objectives import recipe as recipes
-from objectives.backbone import create_backbone, each_block, features, geometry_of, place, visible
+from objectives.backbone import create_backbone, each_block, features, geometry_of, place, visible_of
 from objectives.compatibility import BACKBONES, SIZE, markdown, refusal, size_of, table
 from objectives.student import MaskTokenStudent, PooledStudent, VisibleStudent
 
@@ -56,7 +56,7 @@ def test_hidden_patches_leave_no_trace_and_visible_ones_keep_their_places(name):
     assert torch.equal(seen, student(torch.where(hidden, torch.randn_like(images), images), mask))
     # nothing hidden: the same as the whole picture, so that places are those of the patches
     tokens, places = place(net, net.patch_embed(images))
-    kept = features(net, *visible(net, tokens, places, torch.zeros(2, count, dtype=torch.bool)))
+    kept = features(net, *visible_of(net, tokens, places, torch.arange(count).expand(2, -1)))
     assert torch.allclose(kept, net.forward_features(images), atol=1e-5)
 
 

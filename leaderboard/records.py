@@ -33,7 +33,7 @@ _MAX_BYTES = 256 * 2**20  # far above any record with per-item scores; keeps a s
 _LARGEST = 1e30
 _SKIPPED_FOLDERS = frozenset({"mmengine", "pretrain"})  # logs and weights: never hold records, may hold many files
 _UNPROTECTED = frozenset({"environment", "started", "finished", "digest"})  # not covered by the digest
-_NOTES = ("baselines", "collapse")  # of details: what a task's record says beside its result
+_NOTES = ("baselines", "collapse", "between")  # of details: what a record says beside its own result
 _MEASURED_COST = ("pretrain_seconds", "seconds", "device", "peak_memory_bytes")  # differ from machine to machine
 _ENVIRONMENT = ("python", "packages", "git_commit", "dirty", "hardware")
 _FINGERPRINTS = ("cell", "config", "data", "backbone")
@@ -579,12 +579,10 @@ def _digest(payload: Mapping[str, Any]) -> str:
 
 
 def _outcome(record: Record) -> str:
-    # records made before there were `chosen`, baselines and the check for collapse are the same results
+    # records made before there were `chosen` and what stands in details now are the same results
     kept = {name: getattr(record, name) for name in _FIELDS if name not in _UNPROTECTED and name != "chosen"}
-    kept["details"] = {name: value for name, value in (record.details or {}).items() if name not in _NOTES}
     kept["cost"] = {name: value for name, value in record.cost.items() if name not in _MEASURED_COST}
-    if record.details is not None:  # what was added once another backbone was there changes nothing of its own
-        kept["details"] = {name: value for name, value in record.details.items() if name != "between"}
+    kept["details"] = {name: value for name, value in (record.details or {}).items() if name not in _NOTES}
     return _canonical(kept)
 
 

@@ -87,9 +87,9 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 0.1 else f"{hours:.2f}"
 
 
-def hours() -> str:
-    """Expected hours a cell of suite ``paper``, as markdown: a line for the README."""
-    before, after = pretrainings(), fine_tunings()
+def hours(shown: Sequence[str] = ()) -> str:
+    """Expected hours a cell of suite ``paper``, as markdown; pre-trainings of the objectives ``shown``, or of all."""
+    before, after = [bill for bill in pretrainings() if not shown or bill.name in shown], fine_tunings()
     head = ["suite `paper`, ViT-B/16", "pictures", "GFLOPs a picture", f"hours on one {DEVICE}", f"on {DEVICES}"]
     rows = [
         [f"{kind} `{bill.name}`", f"{bill.pictures:,}", f"{bill.gflops:.1f}", _hours(bill.hours()),

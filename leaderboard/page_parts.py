@@ -44,7 +44,7 @@ thead button span { display: block; font-weight: 400; color: var(--quiet); font-
 th[aria-sort] button::after { content: " ▲"; font-size: .65rem; color: var(--mark); }
 th[aria-sort="descending"] button::after { content: " ▼"; }
 tr.main > th { font-weight: 600; background: var(--paper); position: sticky; left: 0; z-index: 1; }
-tr.main > th button { overflow-wrap: anywhere; min-width: 7rem; display: flex; gap: .45em; }
+tr.main > th button { overflow-wrap: break-word; min-width: 7rem; max-width: 14rem; display: flex; gap: .45em; }
 tr.main > th button::before { content: "▸"; color: var(--mark); }
 tr.main > th button[aria-expanded="true"]::before { content: "▾"; }
 tr.main:hover > * { background: var(--card); }
@@ -87,7 +87,7 @@ svg .on { fill: var(--mark); } svg .off { fill: var(--paper); stroke: currentCol
   h1 { font-size: 1.35rem; }
   th, td { padding: .4rem .45rem; }
   tr.main > th { max-width: 8.5rem; border-right: 1px solid var(--line); }
-  tr.main > th button { min-width: 6rem; }
+  tr.main > th button { min-width: 6rem; overflow-wrap: anywhere; }
   .runs > td { padding: .6rem; } .inside { left: .6rem; max-width: calc(100vw - 3.2rem); }
   .tools { gap: .4rem; } .tools label { flex: 1 1 6.5rem; } .tools select, .tools input { width: 100%; }
   .tools output { margin-left: 0; flex-basis: 100%; }

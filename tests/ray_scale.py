@@ -95,7 +95,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16000, help="of a pre-training, 8 a step")
     given = parser.parse_args()
     here = str(Path(__file__).resolve().parents[1])  # also for workers, which run elsewhere
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]),
+                   "RAY_AUTH_MODE": "token"}  # Ray gives its clusters a token; who joins has to show it
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = root / "data"

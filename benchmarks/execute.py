@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import re
 import secrets
@@ -14,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +26,7 @@ from benchmarks.plan import Cell, Pretraining
 from benchmarks.progress import Reporter
 from benchmarks.tidy import close_runs
 from leaderboard.records import InvalidRecord, Record, RecordError, checked, read_record, write_record
+from objectives.files import sha256_of
 
 if TYPE_CHECKING:
     from downstream.task import Job, Outcome
@@ -57,8 +56,11 @@ class Threads:
     def of(cls, record: Record) -> Threads:
         """What a record was computed with, as far as this machine has as many cores."""
         alike = record.environment["hardware"].get("cores")
-        then = record.environment.get("threads") or {"pretraining": alike, "task": alike}
-        return cls(**{name: min(cores(), int(then.get(name) or cores())) for name in ("pretraining", "task")})
+        then = record.environment.get("threads")
+        if not isinstance(then, dict):  # before there were such, or a stranger's
+            then = {"pretraining": alike, "task": alike}
+        found = {name: then.get(name) for name in ("pretraining", "task")}
+        return cls(**{name: min(cores(), n) if isinstance(n, int) and n > 0 else cores() for name, n in found.items()})
 
 
 @dataclass(frozen=True)
@@ -576,16 +578,8 @@ def _time(seconds: float) -> str:
 
 
 def sha256(backbone: Path) -> str:
-    """Of a backbone's weights; read once, however many cells ask, as long as the file is the same."""
-    path = (backbone / "backbone.safetensors").resolve()
-    state = path.stat()
-    return _sha256(path, state.st_ino, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _sha256(path: Path, *_: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of a backbone's weights."""
+    return sha256_of(backbone / "backbone.safetensors")
 
 
 def check_device(device: str, here: bool = True) -> None:

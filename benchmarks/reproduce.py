@@ -241,10 +241,9 @@ def _again(
     with Reporter() as reporter:
         reporter.begin("data")
         root = find_data(cell.pretraining.suite, data_root, runs, reporter.report)
-        computed = record.environment.get("arithmetic") or {}
+        fast, compiled = arithmetic_of(record)
         execution = Execution(
-            output, root, device, overwrite, reporter, Threads.of(record), fast=computed.get("fused", False),
-            compiled=computed.get("compiled", False),
+            output, root, device, overwrite, reporter, Threads.of(record), fast=fast, compiled=compiled
         )
         now, then = execution.task_fingerprint(cell), record.fingerprints["data"]
         if now != then:
@@ -263,6 +262,13 @@ def _again(
         a, b = record.metrics[name]["value"], ours.metrics[name]["value"]
         say(f"  {name}: theirs {a:.6g}, ours {b:.6g}, difference {b - a:+.6g}")
     return found.word
+
+
+def arithmetic_of(record: Record) -> tuple[bool, bool]:
+    """Whether fused kernels and a compiler computed a record, as far as it says."""
+    said = record.environment.get("arithmetic")
+    fused, compiled = (isinstance(said, dict) and said.get(name) is True for name in ("fused", "compiled"))
+    return fused, compiled
 
 
 def _siblings(record: Record) -> list[Record]:

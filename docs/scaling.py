@@ -25,7 +25,7 @@ PEAK = 989e12  # operations a second, dense bf16: NVIDIA's data sheet of the H10
 SHARE = 0.4  # of the peak that a training step is assumed to reach
 DEVICES = 8
 WIDTH, DEPTH, PATCH = 768, 12, 16  # ViT-B/16
-# people with keypoints in the training sets, each a picture of its own: mmpose's documentation
+# UNVERIFIED: people with keypoints in the training sets, each a picture of its own
 PEOPLE = {"pose": 149_813, "pose_crowdpose": 43_400}
 
 
@@ -160,7 +160,7 @@ def page(records: Sequence[Record], scaling: Path) -> str:
         f"Assumed: {DEVICES} devices divide the pictures of a batch without loss; reading keeps up (`bench speed "
         "--data` measures it); the arithmetic of pre-training is counted by PyTorch's counter, teacher and heads "
         "included (leaderboard/arithmetic.json), that of the tasks by formula; people of COCO and CrowdPose are "
-        f"{PEOPLE['pose']:,} and {PEOPLE['pose_crowdpose']:,}.",
+        f"{PEOPLE['pose']:,} and {PEOPLE['pose_crowdpose']:,} (unverified).",
         (f"All {len(before)} objectives, one seed, all tasks fine-tuned, on {DEVICES} {DEVICE}: "
          f"{sum(bill.hours(DEVICES) for bill in before) + len(before) * tasks:,.0f} hours, of which each objective's "
          f"tasks are {tasks:,.0f}." if before else ""),

@@ -22,7 +22,6 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from .details import CUT as CUT  # known by this module's name, too
 from .details import EVEN_NUMBERS, HEAD_NUMBERS, LAYERS, NUMBERS, PROTOCOL, problem
 from .records import ANALYSIS, Record, RecordError, read_records
 from .statistics import Summary, summarise

@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .analyses import CUT, LAYERS, PROTOCOL, Curve, Studied, convention, curves, studied, worded
+from .analyses import LAYERS, PROTOCOL, Curve, Studied, convention, curves, studied, worded
+from .details import CUT
 from .records import Record
 from .statistics import Summary, summarise
 

@@ -13,7 +13,6 @@ from html import escape
 from typing import Any
 
 from .analyses import (
-    CUT,
     HEADINGS,
     LAYERS,
     Between,
@@ -26,6 +25,7 @@ from .analyses import (
     studied,
     worded,
 )
+from .details import CUT
 from .records import Record
 
 # Nine even steps of cividis (Nuñez, Anderton & Renslow, PLoS ONE 2018), from 0 to 1.

@@ -500,7 +500,8 @@ def _check_context(record: Record) -> None:
         elif cost[name] is not None and _number(cost[name], f"cost.{name}") < 0:
             raise ValueError(f"cost.{name} = {_show(cost[name])} is below 0")
     _keys(_mapping(record.environment, "environment"), _ENVIRONMENT, "environment")
-    _mapping(record.environment["packages"], "environment.packages")
+    for name in ("packages", "hardware"):
+        _mapping(record.environment[name], f"environment.{name}")
     _keys(_mapping(record.fingerprints, "fingerprints"), _FINGERPRINTS, "fingerprints")
     for name, value in record.fingerprints.items():
         if not (isinstance(value, str) or (value is None and name != "cell")):

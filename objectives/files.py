@@ -43,8 +43,19 @@ def whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-@lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, modified: int) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal; read once, however many ask, as long as the file is the same.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    real = path.resolve()
+    found = real.stat()
+    return _read(real, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, *_: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -52,15 +63,14 @@ def _sha256(path: Path, size: int, modified: int) -> str:
 def content(path: Path) -> str:
     """sha256 of a file; of a backbone's folder that of its weights, with what makes a network of them.
 
-    Read once for each size and time of change. Empty where there is neither: whoever needs it will say so.
+    Empty where there is neither: whoever needs it will say so.
     """
     try:
         if path.is_dir():
             about = json.loads((path / "backbone.json").read_text())
             weights = content(path / "backbone.safetensors")
             return hashlib.sha256(json.dumps([weights, about["model"], about["kwargs"]]).encode()).hexdigest()
-        found = path.resolve().stat()
-        return _sha256(path.resolve(), found.st_size, found.st_mtime_ns)
+        return sha256_of(path)
     except (OSError, ValueError, KeyError):
         return ""
 
@@ -73,6 +83,8 @@ def contents(slot: Mapping[str, Any]) -> dict[str, str]:
     named = {key: str(slot[key]) for key in ("source", "source_weights", "weights") if slot.get(key) is not None}
     found = {key: content(Path(path)) for key, path in named.items() if not path.startswith("timm:")}
     return {key: value for key, value in found.items() if value}
+
+
 def spent(path: Path, name: str) -> dict[str, float]:
     """``{name: seconds}`` that a cached safetensors file says it took to make; empty where it does not say."""
     with safe_open(path, "pt") as file:

@@ -194,7 +194,6 @@ class Objective(BaseModel):
                 seen = seen._replace(visible=visible, hidden=hidden)
         return clean, self.teacher.of_views(seen) if of_views else raw, seen
 
-    @torch.no_grad()
     def _target(self, raw: Tensor) -> Tensor:
         with torch.no_grad(), exact(raw.device):
             wanted = self.teacher.to_predict(raw)

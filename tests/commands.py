@@ -73,7 +73,7 @@ def holder(lock: Path) -> int | None:
 def kill_in_training(runs: Path) -> int:
     """SIGKILL whoever trains a backbone below ``runs``, when it has a checkpoint: the step that this one holds."""
     while True:
-        for checkpoint in sorted(runs.rglob("checkpoint-*-*.pt")):
+        for checkpoint in sorted(runs.glob("*/*/seed*/pretrain/checkpoint-*-*.pt")):
             work = checkpoint.parent.relative_to(runs)
             pid = holder(runs / ".locks" / ("--".join(work.parts) + ".lock"))
             if pid is not None:

@@ -78,7 +78,7 @@ def disturbed(calm: Path, wild: Path, data: Path, images: int) -> tuple[list[str
 
     def harm() -> None:
         at.append(commands.kill_in_training(wild))
-        while not list(wild.rglob("backbone.json")):
+        while not list(wild.glob("mini/*/seed*/pretrain/backbone.json")):
             after.update(commands.steps_noted(wild))
             time.sleep(0.05)
 

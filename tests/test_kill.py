@@ -3,14 +3,11 @@
 import multiprocessing
 import os
 import sys
-from pathlib import Path
 
-import pytest
-import torch
-
-sys.path.append(str(Path(__file__).parent))
 import commands
 import kill
+import pytest
+import torch
 
 FORK = multiprocessing.get_context("fork")
 

@@ -2,20 +2,16 @@
 
 import multiprocessing
 import os
-import sys
 import time
-from pathlib import Path
 
+import commands
 import pytest
+import soak
 import torch
 
 from benchmarks.execute import Execution, Threads
 from benchmarks.plan import Request, plan
 from benchmarks.progress import Silent
-
-sys.path.append(str(Path(__file__).parent))
-import commands
-import soak
 
 CELLS = 12
 OPTIONS = [

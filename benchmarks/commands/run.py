@@ -75,7 +75,8 @@ def run(
     """Train the objectives' backbones, score them on the tasks, print the table."""
     from benchmarks.plan import Request, plan
 
-    with Means(device, jobs, executor, launcher, sharded, store, fast, compiled).joined() as means:
+    means = Means(device, jobs, executor, launcher, sharded=sharded, store=store, fast=fast, compiled=compiled)
+    with means.joined() as means:
         wanted = chosen_seeds(seeds, seed)
         request = Request(names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or [])
         carry_out(plan(request), runs, data_root, means, overwrite, dry_run, output_format)
@@ -111,7 +112,8 @@ def sweep(
     """Run every combination of varied options and print the ablation table."""
     from benchmarks import plan as planning
 
-    with Means(device, jobs, executor, launcher, sharded, store, fast, compiled).joined() as means:
+    means = Means(device, jobs, executor, launcher, sharded=sharded, store=store, fast=fast, compiled=compiled)
+    with means.joined() as means:
         wanted = chosen_seeds(seeds, seed)
         request = planning.Request(
             names(objective), names(tasks), suite, names(protocol), budget, wanted, cfg_options or []

@@ -140,9 +140,12 @@ def _classes(more: dict) -> dict:
     return {"classification": {"finetune": more}}
 
 
-_SEG, _POSE_SETS, _DEPTH_SETS = ("segmentation", "segmentation_camvid"), ("pose", "pose_crowdpose"), (
-    "depth", "depth_kitti")
-_TRACK_SETS, _TRAINED = ("tracking", "tracking_got10k", "tracking_otb"), ("frozen", "attentive", "finetune")
+_SEG = ("segmentation", "segmentation_camvid")
+_POSE_SETS = ("pose", "pose_crowdpose")
+_DEPTH_SETS = ("depth", "depth_kitti")
+_TRACK_SETS = ("tracking", "tracking_got10k", "tracking_otb")
+_TRAINED = ("frozen", "attentive", "finetune")
+_SIXTEEN_HEADS = _every(("classification", *_SEG, *_POSE_SETS, *_DEPTH_SETS), {"attention_heads": 16}, "attentive")
 
 
 _SEGMENTATION = {
@@ -244,10 +247,8 @@ suite = Suite(
         Override(_classes({"layer_decay": 0.9}), (), SWIN, budgets=("100ep",)),
         Override(_classes({"layer_decay": 0.75}), (), SWIN_V2),
         Override(_classes({"layer_decay": 0.7, "drop_path_rate": 0.2}), kinds=SWIN_LARGE),
-        Override(_every(("classification", *_SEG, *_POSE_SETS, *_DEPTH_SETS), {"attention_heads": 16}, "attentive"),
-                 kinds=VIT_LARGER),
-        Override(_every(("classification", *_SEG, *_POSE_SETS, *_DEPTH_SETS), {"attention_heads": 16}, "attentive"),
-                 (), SWIN),
+        Override(_SIXTEEN_HEADS, kinds=VIT_LARGER),
+        Override(_SIXTEEN_HEADS, (), SWIN),
         # segmentation: BEiT's own rates on the same head
         Override(_every(_SEG, {"lr": 7e-4}, "finetune"), ("beit",)),
         Override(_every(_SEG, {"lr": 5e-5, "layer_decay": 0.75, "drop_path_rate": 0.15}, "finetune"),

@@ -8,7 +8,7 @@ patches; ViT-B, 800 epochs, batch 2048.
 
 Ours differs: the tokenizer is a small discrete VAE of 512 codes that the suite trains on its own pictures, once for all
 seeds, at the student's size (`objective.teacher.weights=FILE` takes one trained so elsewhere, together with
-`objective.teacher.type=DallETokenizer` DALL-E's encoder, see objectives/published.py); its 25,600 views come on top of
+`objective.teacher.type=DallETokenizer` DALL-E's encoder, see objectives/published.py); its views come on top of
 the budget's pictures (`tokenizer` in backbone.json), where the authors' was trained elsewhere; the mask always hides
 the exact number, where theirs may stop earlier (`objective.corruption.exact=False`); absolute positions of the suite's
 ViT instead of shared relative ones; no layer scale; flips and crops but no colour jitter; ImageNet's mean and

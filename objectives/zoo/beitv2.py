@@ -10,10 +10,9 @@ layer. ViT-B, 300 epochs, batch 2048, no drop path.
 Ours differs: VQ-KD is a small one of 512 codes that the suite trains on its own pictures, once for all seeds, with
 EfficientNet-Lite0 as teacher (`objective.teacher.source=timm:vit_base_patch16_clip_224` takes CLIP,
 `objective.teacher.weights=FILE` a tokenizer trained so elsewhere, together with
-`objective.teacher.type=BEiTv2Tokenizer` the authors' own, see objectives/published.py); its 25,600 views (2,048
-different ones) come on top of the budget's pictures (`tokenizer` in backbone.json), as the authors' 100 epochs do;
-absolute positions of the suite's ViT instead of shared relative ones; no layer scale; flips and crops but no colour
-jitter.
+`objective.teacher.type=BEiTv2Tokenizer` the authors' own, see objectives/published.py); its views come on top of
+the budget's pictures (`tokenizer` in backbone.json), as the authors' 100 epochs do; absolute positions of the suite's
+ViT instead of shared relative ones; no layer scale; flips and crops but no colour jitter.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

@@ -4,25 +4,16 @@ import json
 
 from benchmarks.execute import Execution, Threads
 from benchmarks.plan import Request, plan
-from benchmarks.progress import Reporter
+from benchmarks.progress import Kept
 from leaderboard.records import read_records
 from leaderboard.table import build
-
-
-class Notes(Reporter):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def test_a_collapse_is_told_everywhere_and_the_number_stands(tiny, mini, tmp_path, monkeypatch):
     reason = "effective rank 1, at initialisation 14"
     monkeypatch.setattr("objectives.pretrain.collapse", lambda found, start: reason)
     cells = plan(Request(["mae"], ["depth"], "mini", options=tiny("depth")))
-    notes = Notes()
+    notes = Kept()
     (record,) = Execution(tmp_path, mini, "cpu", reporter=notes, threads=Threads(1, 1)).run(cells)
     assert record.status == "ok"
     assert record.details == {"collapse": reason}

@@ -1,11 +1,11 @@
 """Executors: a plan as a graph, workers that die, thousands of cells, Ray and Slurm (submitit) themselves."""
 
 import importlib
-import sys
 import threading
 import time
 from pathlib import Path
 
+import commands
 import pytest
 
 from benchmarks import scheduling
@@ -127,9 +127,6 @@ def test_a_ray_worker_killed_in_training_costs_its_work_since_the_last_checkpoin
     pytest.importorskip("ray", reason="the extra ray is not installed")
     from benchmarks.ray_cluster import RayCluster
 
-    sys.path.append(str(Path(__file__).parents[1]))
-    import commands
-
     options = [*tiny("depth"), "suite.images_seen=2000"]  # 250 steps
     asked = plan(Request(["mae"], ["depth"], "mini", options=options))
     alone = Execution(tmp_path / "calm", mini, "cpu", reporter=Kept(), threads=Threads(1, 1))
@@ -140,7 +137,7 @@ def test_a_ray_worker_killed_in_training_costs_its_work_since_the_last_checkpoin
 
     def harm():
         at.append(commands.kill_in_training(wild))
-        while not list(wild.rglob("backbone.json")):
+        while not list(wild.glob("mini/*/seed0/pretrain/backbone.json")):
             after.update(commands.steps_noted(wild))
             time.sleep(0.02)
 

@@ -8,19 +8,19 @@ import socket
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
+from types import SimpleNamespace
 
+import commands
 import pytest
 import torch
 
 from benchmarks import launch
 from benchmarks.cli import INTERRUPTED, main
 from benchmarks.errors import RequestError
+from benchmarks.execute import Execution
+from benchmarks.jointly import Jointly
 from benchmarks.launch import Place, place
 from leaderboard.records import read_records
-
-sys.path.append(str(Path(__file__).parents[1]))
-import commands
 
 FORK = multiprocessing.get_context("fork")
 
@@ -243,3 +243,14 @@ def test_a_task_takes_its_device_or_the_only_one_it_sees(monkeypatch):
     with pytest.raises(RequestError, match="10 processes on this machine and 8 CUDA devices"):
         launch._cuda("auto", Place(9, 16, 9, 10), "slurm")
     assert launch._cuda("cpu", Place(9, 16, 9, 10), "slurm") is None
+
+
+def test_a_team_computes_as_it_was_asked(tmp_path):
+    asked = Execution(tmp_path, tmp_path, "cpu", "always", fast=True, compiled=True)
+    team = SimpleNamespace(local_world=2, world=2)
+    made = Jointly.of(asked, team, sharded=True)
+    same = ("runs", "root", "device", "overwrite", "reporter", "store", "fast", "compiled")
+    assert {name: getattr(made, name) for name in same} == {name: getattr(asked, name) for name in same}
+    assert (made.processes, made.sharded, made.team) == (2, True, team)
+    alone = made._alone()
+    assert (alone.fast, alone.compiled, alone.processes) == (True, True, 1)

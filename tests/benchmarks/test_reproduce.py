@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fuzzing import FINITE, change
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from benchmarks.reproduce import (
     FAILED,
     IDENTICAL,
     WITHIN,
+    arithmetic_of,
     cell_of,
     changed_settings,
     differences,
@@ -79,34 +81,13 @@ def test_data_that_are_no_mapping_are_one_line(record):
             cell_of(checked(replace(record, config={**config, "data": data})))
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6,
-)  # fmt: skip
-
-
-def _places(value, path=()):
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield (*path, key)
-        yield from _places(inner, (*path, key))
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_fuzzed_configuration_is_a_plan_or_one_line(record, data):
     """The digest fits: such a record may come from anybody."""
     record = replace(record, items=None)  # that many numbers would take all the time
     payload = json.loads(json.dumps({"config": record.config, "variant": record.variant}))
-    for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.sampled_from(sorted((p for p in _places(payload) if len(p) > 1), key=repr)))
-        target = payload
-        for key in place[:-1]:
-            target = target[key]
-        if data.draw(st.booleans()):
-            target[place[-1]] = data.draw(VALUES)
-        else:
-            del target[place[-1]]
+    change(data.draw, payload, FINITE, rooted=True)
     message = ""
     try:
         made = checked(replace(record, **{"variant": record.variant, **payload}))
@@ -224,3 +205,15 @@ def test_refusals(runner, tmp_path):
     (target / "result.json").write_text("{")
     assert "not JSON" in refused(str(target))
     assert runner.calls == []
+
+
+@pytest.mark.parametrize("odd", [None, 3, "x", ["fused"], {"fused": "yes", "compiled": 1, "pretraining": "all",
+                                         "task": -1}])  # fmt: skip
+def test_what_a_stranger_says_of_threads_and_arithmetic_is_no_order(record, odd):
+    odd_record = checked(replace(record, environment={**record.environment, "threads": odd, "arithmetic": odd}))
+    threads = execute.Threads.of(odd_record)
+    assert 1 <= threads.pretraining <= execute.cores()
+    assert 1 <= threads.task <= execute.cores()
+    assert arithmetic_of(odd_record) == (False, False)
+    with pytest.raises(RecordError, match=r"environment\.hardware"):
+        checked(replace(record, environment={**record.environment, "hardware": "fast"}))

@@ -17,26 +17,15 @@ import torch
 from benchmarks.execute import Execution, Threads, forget_peak_memory, peak_memory, sha256
 from benchmarks.locks import FOLDER, Busy, held
 from benchmarks.plan import Request, plan
-from benchmarks.progress import Reporter
+from benchmarks.progress import Kept
 from leaderboard.records import read_records, same_result
 
 FORK = multiprocessing.get_context("fork")
 WORK = Path("suite/objective/seed0")
 
 
-class Notes(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
-
-
 def execute(runs, root, cells, to=None):
-    notes = Notes()
+    notes = Kept()
     records = Execution(runs, root, "cpu", reporter=notes, threads=Threads(1, 1)).run(cells)  # a fork has but one
     if to is not None:
         to.put(notes.lines)
@@ -137,7 +126,7 @@ def test_who_waits_uses_the_finished_record(mini, cells, tmp_path, monkeypatch):
 
 def test_a_second_attempt_of_an_overwriting_request_keeps_the_first_ones_work(mini, cells, tmp_path, monkeypatch):
     """Its worker was lost: another one, with a copy of the execution, goes on from its last checkpoint."""
-    first, later = (Execution(tmp_path, mini, "cpu", "always", Notes()) for _ in range(2))
+    first, later = (Execution(tmp_path, mini, "cpu", "always", Kept()) for _ in range(2))
     again = replace(first)
     pretraining = cells[0].pretraining
     folder = tmp_path / pretraining.folder / "pretrain"

@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from fuzzing import FINITE, change
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from leaderboard.analyses import (
-    CUT,
     LAYERS,
     correlate,
     correlation_table,
@@ -22,7 +22,7 @@ from leaderboard.analyses import (
     worded,
 )
 from leaderboard.claims import document
-from leaderboard.details import problem
+from leaderboard.details import CUT, problem
 from leaderboard.learned import section
 from leaderboard.records import ANALYSIS, RecordError, read_record, read_records, write_record
 from leaderboard.statistics import Summary
@@ -132,9 +132,9 @@ def test_details_of_another_shape_are_one_line(tmp_path, make_analysis, transfer
 
 def test_seeds_of_different_networks_are_one_line(tmp_path, make_analysis, transferred):
     first, other = make_analysis("mae", 0), make_analysis("mae", 1)
-    for change in ({"name": "x"}, {"heads": None}):
+    for other_layer in ({"name": "x"}, {"heads": None}):
         details = json.loads(json.dumps(other.details))
-        details["layers"][0] |= change
+        details["layers"][0] |= other_layer
         with pytest.raises(RecordError, match="not the layers of"):
             studied([first, replace(other, details=details)])
     fewer = {"layers": other.details["layers"][:1], "cka": [[1.0]], "note": ""}
@@ -144,19 +144,6 @@ def test_seeds_of_different_networks_are_one_line(tmp_path, make_analysis, trans
     renamed = replace(score, metrics={"top5": score.metrics["top1"]})
     with pytest.raises(RecordError, match="not the main metric of"):
         curves([transferred("mae", 0, [1.0, 2.0]), renamed])
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=5,
-)  # fmt: skip
-
-
-def places(value, path=()):
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield (*path, key)
-        yield from places(inner, (*path, key))
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -169,15 +156,7 @@ def test_fuzzed_analyses_are_shown_or_one_line(tmp_path_factory, make_record, ma
         keep(root, made("mae", seed))
     record = made("mae", 2)
     payload = json.loads(json.dumps({"details": record.details, "config": record.config, "metrics": record.metrics}))
-    for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.sampled_from(sorted(places(payload), key=repr)))
-        target = payload
-        for key in place[:-1]:
-            target = target[key]
-        if data.draw(st.booleans()) or len(place) == 1:
-            target[place[-1]] = data.draw(VALUES)
-        else:
-            del target[place[-1]]
+    change(data.draw, payload, FINITE, rooted=True)
     told = ""
     try:
         keep(root, replace(record, **payload))

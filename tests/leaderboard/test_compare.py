@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fuzzing import VALUES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -160,12 +161,6 @@ def test_what_is_no_table_is_one_line(tmp_path):
     for path in (tmp_path / "nothing", tmp_path):
         with pytest.raises(RecordError):
             read_side(path)
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=5,
-)  # fmt: skip
 
 
 @pytest.mark.parametrize(("key", "value"), [

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fuzzing import VALUES, change
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -211,33 +212,12 @@ def test_what_is_no_file_is_invalid(tmp_path):
         read_record(tmp_path)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
-)
-
-
-def places(value: object, path: tuple = ()):
-    yield path
-    if isinstance(value, dict):
-        for key in value:
-            yield from places(value[key], (*path, key))
-
-
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_fuzzed_records_never_raise_anything_else(tmp_path, make_record, data):
     path = write_record(tmp_path, make_record(items={"top1": [1.0]}))
     payload = json.loads(path.read_text())
-    place = data.draw(st.sampled_from([p for p in places(payload) if p]))
-    target = payload
-    for key in place[:-1]:
-        target = target[key]
-    if data.draw(st.booleans()):
-        del target[place[-1]]
-    else:
-        target[place[-1]] = data.draw(JSON)
+    change(data.draw, payload, VALUES, most=1)
     text = json.dumps(payload)
     path.write_text(text[: data.draw(st.integers(0, len(text)))] if data.draw(st.booleans()) else text)
     records, invalid = read_records([tmp_path])
@@ -247,7 +227,7 @@ def test_fuzzed_records_never_raise_anything_else(tmp_path, make_record, data):
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+@given(content=st.binary() | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_fuzzed_bytes_never_raise_anything_else(tmp_path, content):
     path = tmp_path / "result.json"
     path.write_bytes(content)

@@ -71,6 +71,24 @@ def seconds(cores: int, runs: Path, data: Path, objectives: str, tasks: str, ima
         return time.monotonic() - started
 
 
+def room(root: Path, data: Path, images: int) -> float:
+    """Time of two commands at once over that of one after the other, without Ray: what this machine's cores give."""
+
+    def together(count: int) -> float:
+        options = (*OPTIONS, f"suite.images_seen={images}")
+        given = [
+            commands.arguments(root / f"{count}-{i}", KILLED, "depth", "--data-root", str(data), "--jobs", "1",
+                               options=options) for i in range(count)
+        ]  # fmt: skip
+        started = time.monotonic()
+        running = [subprocess.Popen(commands.command(words), stdout=subprocess.DEVNULL) for words in given]
+        if any([process.wait() for process in running]):
+            raise SystemExit("a command without Ray failed, too")
+        return time.monotonic() - started
+
+    return together(2) / (2 * together(1))
+
+
 def disturbed(calm: Path, wild: Path, data: Path, images: int) -> tuple[list[str], int]:
     """(what differs after the loss of a worker, the step of the checkpoint that it left)."""
     after: set[int] = set()
@@ -78,7 +96,7 @@ def disturbed(calm: Path, wild: Path, data: Path, images: int) -> tuple[list[str
 
     def harm() -> None:
         at.append(commands.kill_in_training(wild))
-        while not list(wild.glob("mini/*/seed*/pretrain/backbone.json")):
+        while not list(wild.glob("*/*/seed*/pretrain/backbone.json")):
             after.update(commands.steps_noted(wild))
             time.sleep(0.05)
 
@@ -103,6 +121,7 @@ def main() -> None:
         data.mkdir()
         calm_time = seconds(2, root / "calm", data, KILLED, "depth", given.images)  # renders the scenes, too
         found, step = disturbed(root / "calm", root / "wild", data, given.images)
+        gives = room(root / "room", data, given.images)
         one, two = (seconds(n, root / f"runs{n}", data, OBJECTIVES, "all", given.images) for n in (1, 2))
     for line in found:
         print(line)
@@ -110,7 +129,7 @@ def main() -> None:
     print(f"a worker killed in training, after the checkpoint of step {step} ({calm_time:.0f} s undisturbed): {loss}")
     good = two <= MOST * one
     print(f"20 cells: one worker {one:.0f} s, two workers {two:.0f} s, ratio {two / one:.2f} "
-          f"({'at most' if good else 'NOT at most'} {MOST})")
+          f"({'at most' if good else 'NOT at most'} {MOST}); of two commands at once, without Ray: {gives:.2f}")
     raise SystemExit(bool(found) or not good)
 
 

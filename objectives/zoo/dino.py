@@ -9,23 +9,19 @@ three-layer head to 65,536 prototypes; teacher with momentum .996 rising to 1 by
 
 Ours differs: at most 16·D prototypes and hidden layers of 4·D where the suite's backbone is small; the blur shrinks
 with the picture; the order of the colour changes is drawn once a batch; crops are bilinear; the gradient is clipped
-as a whole, not matrix by matrix; short schedules start from a smaller momentum (objectives.ema.carried). A Swin
-takes objective.corruption.local=0.
+as a whole, not matrix by matrix. A Swin takes objective.corruption.local=0.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe
 
 recipe = Recipe(
     name="dino",
-    version=2,
+    version=3,
     summary="crops predict a centred, sharpened moving average's view of another crop",
     paper="2104.14294",
     corruption={"type": "MultiCrop", "scale": (0.4, 1.0), "local": 8, "local_scale": (0.05, 0.4)},
     student={"type": "PooledStudent"},
-    teacher={
-        "type": "CentredTeacher", "momentum": 0.996, "centre_momentum": 0.9, "temperature": 0.04,
-        "paper_steps": 100 * 1_281_167 // 1024,  # epochs x pictures / batch
-    },
+    teacher={"type": "CentredTeacher", "momentum": 0.996, "centre_momentum": 0.9, "temperature": 0.04},
     normalisation={"type": "Softmax"},
     head={"type": "DINOHead", "prototypes": 65536, "hidden": 2048, "bottleneck": 256},
     loss={"type": "CrossViews", "temperature": 0.1},

@@ -9,20 +9,19 @@ temperature .2; patch embedding frozen at its random start, sine-cosine position
 
 Ours differs: hidden layers of at most 4·D where the suite's backbone is small; the blur shrinks with the picture; the
 order of the colour changes is drawn once a batch; negatives come from the suite's batch, far below 4096; the
-momentum changes by the step, and starts smaller where the schedule is short (objectives.ema.carried); but for the
-patch embedding, weights start as timm has them.
+momentum changes by the step; but for the patch embedding, weights start as timm has them.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe
 
 recipe = Recipe(
     name="moco_v3",
-    version=2,
+    version=3,
     summary="two views find each other among the batch; momentum encoder",
     paper="2104.02057",
     corruption={"type": "TwoViews", "scale": (0.08, 1.0), "blur": (1.0, 0.1), "solarize": (0.0, 0.2)},
     student={"type": "PooledStudent", "position": "sincos2d", "freeze_patch_embed": True},
-    teacher={"type": "MomentumTeacher", "momentum": 0.99, "paper_steps": 300 * 1_281_167 // 4096},
+    teacher={"type": "MomentumTeacher", "momentum": 0.99},
     normalisation={"type": "L2Norm"},
     head={"type": "ProjectionMLP", "hidden": 4096, "out": 256},
     loss={"type": "InfoNCE", "temperature": 0.2},

@@ -458,7 +458,6 @@ def test_moco_v3_equals_mmpretrain(monkeypatch):
     theirs.init_weights()
     perturb(theirs)
     slots = recipes.get("moco_v3").slots()
-    slots["teacher"]["paper_steps"] = None
     slots["head"] |= {"hidden": hidden, "out": out}
     kwargs = {"img_size": 64, "patch_size": 16, "embed_dim": WIDTH, "depth": 2, "num_heads": 3}
     mine = Objective(slots, "vit_tiny_patch16_224", kwargs, 64, Crop(), True).train()

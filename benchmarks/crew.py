@@ -113,7 +113,7 @@ def _serve(pipe: Connection, execution: Execution) -> None:
     warnings.filterwarnings("ignore")  # as the command itself does
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     execution.reporter = Relay(pipe)  # type: ignore[assignment]
-    with suppress(EOFError, KeyboardInterrupt):
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # the command has left, or was told to
         while True:
             asked = pipe.recv()
             pipe.send(_Done(execution.attempt(asked) if isinstance(asked, Work) else _check(execution, asked)))

@@ -1,6 +1,8 @@
 """Workers side by side: every cell gets its record, whatever happens to a worker; threads follow from the request."""
 
 import importlib
+import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,29 @@ def test_jobs_follow_from_cores_and_memory(monkeypatch):
     assert resolve_jobs(3, "cpu") == 3
     monkeypatch.setattr(crew_module, "available_memory", lambda: 2**30)
     assert resolve_jobs(None, "cpu") == 1
+
+
+def test_a_worker_whose_command_has_left_ends_without_a_word(tmp_path, capfd):
+    context = multiprocessing.get_context("fork")
+    ours, its = context.Pipe()
+
+    class Slow:
+        def check(self, asked):
+            its.poll(10)  # until the command's end of the pipe closes
+
+    def serve():
+        ours.close()
+        crew_module._serve(its, Slow())
+
+    worker = context.Process(target=serve)
+    worker.start()
+    its.close()
+    ours.send([])
+    time.sleep(0.5)
+    ours.close()
+    worker.join(20)
+    assert worker.exitcode == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_every_cell_gets_a_number_or_a_reason(trial, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from benchmarks.plan import digest
 from benchmarks.progress import Reporter
 from benchmarks.suite import Suite
 from downstream.task import TASKS, Job, TaskError, TaskInfo
-from leaderboard.analyses import CUT, LAYERS
+from leaderboard.details import CUT, LAYERS
 from leaderboard.records import Metric, Record
 
 VERSION = 2  # of the numbers beside the task's own: raise it when a backbone gets others

@@ -119,7 +119,7 @@ def _transfer(
     from benchmarks import transfer
     from benchmarks.data import data_root as find_data
     from benchmarks.progress import Reporter
-    from leaderboard.analyses import CUT, LAYERS
+    from leaderboard.details import CUT, LAYERS
 
     kind = LAYERS if dropped is None else CUT
     chosen = transfer.chosen_tasks(suite, tasks, kind)

@@ -13,7 +13,8 @@ from benchmarks.suite import get
 from downstream import layers
 from downstream.backbone import TimmBackbone
 from downstream.task import Job, TaskError, evaluate
-from leaderboard.analyses import CUT, LAYERS, read_analyses
+from leaderboard.analyses import read_analyses
+from leaderboard.details import CUT, LAYERS
 from leaderboard.records import read_records
 
 VIT = ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2})

@@ -140,7 +140,9 @@ def objective_sheet(pretraining: Pretraining, execution: Execution, rows: int = 
 def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Named columns of pictures in [0, 1], each (B, 3, H, W)."""
     import torch
+    from torch.nn.functional import normalize
 
+    from objectives.loss import Cosine
     from objectives.patches import unpatchify
 
     def unit(images: Tensor) -> Tensor:
@@ -176,6 +178,8 @@ def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:
             columns["completed"] = torch.where(where, columns["prediction"], clean)
         return columns
     target, prediction = target[:, -count:].float(), prediction[:, -count:].float()  # a summary token comes first
+    if isinstance(objective.loss, Cosine):  # which leaves the lengths free: only directions can be compared
+        target, prediction = normalize(target, dim=-1), normalize(prediction, dim=-1)
     basis = torch.pca_lowrank(target.flatten(0, 1), q=3, center=True, niter=4)[2]
     centre = target.flatten(0, 1).mean(0)
     range_: tuple[Tensor, Tensor] | None = None

@@ -23,6 +23,7 @@ command -v c++ >/dev/null || { say "a C++ compiler is needed for mmcv's operator
 venv=$(cd "$venv" && pwd)
 export PATH="$venv/bin:$PATH"
 export VIRTUAL_ENV=$venv
+export UV_COMPILE_BYTECODE=1  # uv leaves it to the first import, which costs 10 s a process where nobody may write it
 say "packages of requirements.lock into $venv (PyTorch's CUDA build: about 3 GB of downloads)"
 "$venv/bin/pip" install -q --disable-pip-version-check 'uv==0.13.8' 'ninja==1.13.2' 'wheel==0.47.0' 2>/dev/null \
   || "$venv/bin/pip" install -q --disable-pip-version-check uv ninja wheel

@@ -72,7 +72,7 @@ def seconds(cores: int, runs: Path, data: Path, objectives: str, tasks: str, ima
 
 
 def room(root: Path, data: Path, images: int) -> float:
-    """Time of two commands at once over that of one after the other, without Ray: what this machine's cores give."""
+    """Time of two commands at once over one after the other, without Ray, a core each: what the machine gives."""
 
     def together(count: int) -> float:
         options = (*OPTIONS, f"suite.images_seen={images}")
@@ -81,7 +81,10 @@ def room(root: Path, data: Path, images: int) -> float:
                                options=options) for i in range(count)
         ]  # fmt: skip
         started = time.monotonic()
-        running = [subprocess.Popen(commands.command(words), stdout=subprocess.DEVNULL) for words in given]
+        running = [
+            subprocess.Popen(["taskset", "--cpu-list", str(core), *commands.command(words)], stdout=subprocess.DEVNULL)
+            for core, words in enumerate(given)
+        ]
         if any([process.wait() for process in running]):
             raise SystemExit("a command without Ray failed, too")
         return time.monotonic() - started

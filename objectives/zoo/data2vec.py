@@ -6,16 +6,16 @@ The authors (facebookresearch/data2vec_vision: beit): block-wise mask of 120 of 
 mean of the last 6 of 12 blocks' layer-normalised outputs of the moving average (.9998), layer-normalised again; one
 linear layer, smooth-L1 with beta 2 on masked patches; drop path .25.
 
-Ours differs: the average's momentum is carried to the suite's number of steps (see LayerAverage); the mask always hides
-the exact number, where theirs may stop earlier (`objective.corruption.exact=False`); absolute positions of the suite's
-ViT instead of shared relative ones; no layer scale, no dropout of attention (theirs: .05); flips and crops but no
-colour jitter.
+Ours differs: the mask always hides the exact number, where theirs may stop earlier
+(`objective.corruption.exact=False`); absolute positions of the suite's ViT instead of shared relative ones; no layer
+scale, no dropout of attention (theirs: .05); flips and crops but no colour jitter.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe
 
 recipe = Recipe(
     name="data2vec",
+    version=2,
     summary="masked tokens predict averaged layers of the student's moving average",
     paper="2202.03555",
     corruption={"type": "BlockMask", "ratio": 120 / 196},

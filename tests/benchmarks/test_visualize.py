@@ -59,17 +59,23 @@ def test_names_are_checked_before_the_scenes_are_rendered(call, tmp_path):
         assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("beit", "decoded"), ("beitv2", "codes")])
-def test_ids_are_shown_as_pictures_or_colours(name, kind):
+def at_work(name, **teacher):
+    """(objective, what it makes of two pictures of noise)."""
     torch.manual_seed(0)
     slots = recipes.get(name).slots()
-    slots["teacher"] |= {"codes": 64, "steps": 1}
+    slots["teacher"] |= teacher
     objective = Objective(slots, *VIT, 32, Crop(), True).eval()
     objective.teacher.rehearse()
     objective.begin_step(0, 0)
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        parts = objective(images, torch.zeros(2).long(), torch.arange(2), mode="tensor")
+        return objective, objective(images, torch.zeros(2).long(), torch.arange(2), mode="tensor")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("beit", "decoded"), ("beitv2", "codes")])
+def test_ids_are_shown_as_pictures_or_colours(name, kind):
+    objective, parts = at_work(name, codes=64, steps=1)
+    with torch.no_grad():
         columns = _columns(objective, parts)
         right = {**parts, "prediction": torch.nn.functional.one_hot(parts["target"], 64).float()}
         same = _columns(objective, right)
@@ -83,6 +89,13 @@ def test_ids_are_shown_as_pictures_or_colours(name, kind):
         hidden = parts["mask"].view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).expand_as(target)
         assert torch.equal(same["completed"][hidden], target[hidden])
         assert torch.equal(same["completed"][~hidden], columns["original"][~hidden])
+
+
+def test_where_the_loss_takes_any_length_only_directions_are_shown():
+    objective, parts = at_work("mvp")
+    doubled = {**parts, "prediction": 2 * parts["target"]}
+    columns = _columns(objective, doubled)
+    assert torch.allclose(columns["prediction (PCA)"], columns["target (PCA)"], atol=1e-4)
 
 
 def test_codes_have_different_colours_with_and_without_a_codebook():

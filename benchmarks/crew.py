@@ -155,7 +155,7 @@ class Crew(Executor):
     _workers: list[_Worker] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.execution.threads = divide(self.requested, self.jobs)
+        self.execution.threads, self.execution.workers = divide(self.requested, self.jobs), self.jobs
 
     def __enter__(self) -> Crew:
         return self

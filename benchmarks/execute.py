@@ -90,6 +90,7 @@ class Execution:
     overwrite: str = "only-missing"
     reporter: Reporter = field(default_factory=Reporter)
     threads: Threads = field(default_factory=lambda: Threads(cores(), cores()))
+    workers: int = 1  # that do pieces of work side by side
     processes: int = 1  # that train a backbone or fine-tune on a task together
     sharded: bool = False  # each of them keeps a part of the weights
     store: str = ""  # URL of a copy of the runs folder, see benchmarks.store
@@ -270,10 +271,12 @@ class Execution:
                 from benchmarks.store import fetch
 
                 fetch(self.store, self.runs, [piece.place])
-        else:  # before the next backbone: what is trained is scored; the last task first, tracking takes longest
-            waiting.extendleft(
-                Work("score", (cell, result), self.threads.task, (cell,), cell.name) for cell in piece.cells
-            )
+        else:  # the last task first, tracking takes longest
+            found = [Work("score", (cell, result), self.threads.task, (cell,), cell.name) for cell in piece.cells]
+            if 0 < sum(other.method == "pretrain" for other in waiting) < self.workers:
+                waiting.extend(reversed(found))  # the last backbones go first: nobody shall wait for them in the end
+            else:
+                waiting.extendleft(found)  # what is trained is scored before the next backbone
 
     @contextmanager
     def _turn(self, work: Path, name: str, wait: bool) -> Iterator[None]:

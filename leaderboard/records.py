@@ -458,8 +458,9 @@ def _check_outcome(record: Record) -> None:
     for name, scores in _mapping({} if record.items is None else record.items, "items").items():
         if not isinstance(scores, list):
             raise ValueError(f"items of {_show(name)} are {_show(scores)}, not a list")
+        where = f"an item of {_show(name)}"
         for score in scores:
-            _number(score, f"an item of {_show(name)}")
+            _number(score, where)
     for name in _mapping({} if record.chosen is None else record.chosen, "chosen"):
         _name(name, "name in chosen")
     _mapping({} if record.details is None else record.details, "details")

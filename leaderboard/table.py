@@ -416,7 +416,7 @@ def _baselines(records: Iterable[Record], columns: Sequence[Column]) -> list[str
     for column in columns:
         values: dict[str, set[str]] = defaultdict(set)
         for record in records:
-            if _column(record) == column:
+            if record.baselines and _column(record) == column:
                 for name, value in record.baselines.get(column.metric, {}).items():
                     values[name].add(f"{value:.{_DECIMALS.get(column.unit, 3)}f}")
         lines += [

@@ -75,6 +75,18 @@ def test_a_plan_of_a_thousand_cells_is_scheduled_in_seconds(light):
             assert ready[piece.arguments[0].pretraining.folder] < number
 
 
+@pytest.mark.parametrize(("backbones", "kinds"), [
+    (3, ["pretrain"] * 3 + ["score"] * 6),  # the last one is not left to one worker alone in the end
+    (4, ["pretrain"] * 2 + ["score"] * 4 + ["pretrain"] * 2 + ["score"] * 4),  # results come as early as they can
+])
+def test_the_last_backbones_go_before_the_cells_of_those_that_are_trained(light, backbones, kinds):
+    light.workers = 2
+    with Instant(light, 2) as cluster:
+        cluster.run(cells(["mae"], ["classification", "depth"], range(backbones)))
+    assert [piece.method for piece in cluster.order] == kinds
+    assert next(piece for piece in cluster.order if piece.method == "score").cells[0].task.name == "depth"
+
+
 def test_splitting_a_thousand_cells_takes_seconds(tmp_path, monkeypatch):
     asked = cells(["mae"], ["classification", "segmentation", "pose", "depth", "tracking"], range(200))
     monkeypatch.setattr("benchmarks.data.fingerprint", lambda section: "data")

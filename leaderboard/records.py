@@ -401,8 +401,10 @@ def _read_bytes(path: Path) -> bytes:
             raise ValueError("not a file")
         if status.st_size > _MAX_BYTES:
             raise ValueError(f"{status.st_size} bytes, more than the {_MAX_BYTES} a record may have")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
+        content = os.read(descriptor, status.st_size)
+        while len(content) < status.st_size and (more := os.read(descriptor, status.st_size - len(content))):
+            content += more
+        return content
     finally:
         os.close(descriptor)
 
@@ -566,7 +568,10 @@ def _claimed_cell(payload: Any) -> Cell | None:
 # --- canonical form ---------------------------------------------------------------------------------------------------
 
 # made once: the functions of json make one for each call with options, a tenth of the reading of many records
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+# (records come from JSON or go there, so that nothing in them goes round in a circle)
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+)
 _STRICT = json.JSONDecoder(parse_constant=_refuse_constant)
 
 

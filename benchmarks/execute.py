@@ -90,13 +90,13 @@ class Execution:
     overwrite: str = "only-missing"
     reporter: Reporter = field(default_factory=Reporter)
     threads: Threads = field(default_factory=lambda: Threads(cores(), cores()))
-    workers: int = 1  # that do pieces of work side by side
     processes: int = 1  # that train a backbone or fine-tune on a task together
     sharded: bool = False  # each of them keeps a part of the weights
     store: str = ""  # URL of a copy of the runs folder, see benchmarks.store
     request: str = field(default_factory=lambda: secrets.token_hex(8))  # this call of the command, in all its workers
     fast: bool = False  # pre-training may round otherwise than committed results; see objectives.arithmetic
     compiled: bool = False  # its blocks go through torch.compile
+    workers: int = 1  # that do pieces of work side by side
     _pictures: dict[str, Source] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
 

@@ -45,7 +45,8 @@ class Jointly(Execution):
         share = max(1, cores() // team.local_world)
         return cls(
             execution.runs, execution.root, execution.device, execution.overwrite, execution.reporter,
-            Threads(share, share), team.world, sharded, fast=execution.fast, compiled=execution.compiled, team=team,
+            Threads(share, share), processes=team.world, sharded=sharded, fast=execution.fast,
+            compiled=execution.compiled, team=team,
         )
 
     def check(self, cells: Sequence[Cell]) -> None:

@@ -55,7 +55,6 @@ class RayCluster(Remote):
             if self.execution.device != "auto" and not self.gpus:
                 self.ray.shutdown()
                 raise RequestError(f"--device {self.execution.device}: the Ray cluster has no GPU; use --device cpu")
-        self.execution.workers = jobs
         threads = divide(self.requested, jobs, sum(cores))
         self.execution.threads = replace(
             threads, pretraining=min(threads.pretraining, max(cores)), task=min(threads.task, max(cores))

@@ -75,6 +75,7 @@ class Remote(Executor):
 
     def __init__(self, execution: Execution, at_most: int | None) -> None:
         self.execution, self.at_most = execution, at_most
+        execution.workers = at_most or 1  # with no limit nothing waits, so that there is no order
         self.under_way: dict[Any, Work] = {}  # by the handle that the cluster gives
         self.lost: Counter[str] = Counter()  # how often the worker of a piece died
         self.mark = execution.runs / f".shared-{secrets.token_hex(4)}"  # what workers must find

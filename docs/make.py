@@ -4,7 +4,7 @@ docs/figures, from committed records: ``python docs/make.py``; ``--check`` only 
 ``--collect RUNS`` first copies the records, analyses, logs and sheets of pictures of a runs folder (never weights) to
 ``leaderboard/records``.
 ``--backbones`` also tries every objective on every kind of backbone (a minute) and writes docs/backbones.md.
-``--flops`` also counts the arithmetic of the objectives on the suites' backbones where it is not known and writes
+``--flops`` also counts the arithmetic of every objective on the suites' backbones (some minutes) and writes
 leaderboard/arithmetic.json.
 
 A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
@@ -24,7 +24,7 @@ import scaling
 from benchmarks.suite import declared_settings
 from leaderboard import claims, figures
 from leaderboard.analyses import read_analyses
-from leaderboard.cost import ARITHMETIC, arithmetic_key, gflops_per_picture
+from leaderboard.cost import ARITHMETIC, arithmetic_key
 from leaderboard.page import PICTURE, page
 from leaderboard.published import beside
 from leaderboard.records import ANALYSIS, read_records
@@ -104,7 +104,6 @@ def arithmetic() -> str:
     from objectives.arithmetic import Arithmetic
 
     rows: dict[str, str] = {}
-    known = gflops_per_picture()  # equal keys mean equal arithmetic; remove the file to count all anew
     for suite in (*PARTS.values(), "paper"):
         for name, recipe in sorted(recipes().items()):
             if not recipe.trains:
@@ -113,9 +112,8 @@ def arithmetic() -> str:
             batch = COUNTED.get(suite, suites.get(suite).batch_size)
             key = arithmetic_key(json.loads(json.dumps(pretraining.config(), default=str)))
             if key not in rows:  # suites may share their network
-                if (gflops := known.get(key)) is None:
-                    step = ours(pretraining, batch, Arithmetic(), torch.device("cpu")).step
-                    gflops = counted(step) / batch / 1e9
+                step = ours(pretraining, batch, Arithmetic(), torch.device("cpu")).step
+                gflops = counted(step) / batch / 1e9
                 rows[key] = json.dumps({"key": key, "objective": name, "gflops": round(gflops, 5)})
     lines = ",\n".join(f"  {row}" for row in rows.values())
     return f'{{"schema": 1, "unit": "10^9 operations a picture, forward and backward", "rows": [\n{lines}\n]}}\n'
@@ -162,7 +160,6 @@ def main() -> int:
         (ROOT / "docs" / "backbones.md").write_text(compatibility.markdown(compatibility.table()))
     if "--flops" in sys.argv:
         ARITHMETIC.write_text(arithmetic(), encoding="utf-8")
-        gflops_per_picture.cache_clear()
     path = ROOT / "README.md"
     drawn = {FIGURES / n: svg for suite in PARTS.values() for n, (_, svg) in drawings(suite).items()}
     made = {path: written(path.read_text(encoding="utf-8")), PAGE: html(), SECRETS: secrets(),

@@ -51,8 +51,8 @@ class LayerAverage(Teacher):
     Args:
         share: of the blocks, the last, that are averaged (6 of 12 in the paper).
         momentum: at every step, on schedules of any length, as for :class:`MomentumTeacher` (.9998 in the paper). Over
-            375 steps the average hardly leaves the weights it began with; at .9, over the same share of the schedule as
-            the paper's, depth came out worse for it (frozen, RMSE 1.28 instead of 1.18 m).
+            375 steps the average hardly leaves the weights it began with; with .9, which reaches back over the same
+            share of them as of the paper's schedule, depth was worse all the same (frozen, RMSE 1.28 for 1.18 m).
 
     Raises:
         ObjectiveError: a momentum outside 0 to 1, or a backbone whose blocks differ in width.

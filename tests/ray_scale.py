@@ -83,7 +83,7 @@ def room(root: Path, data: Path, images: int) -> float:
         started = time.monotonic()
         running = [
             subprocess.Popen(["taskset", "--cpu-list", str(core), *commands.command(words)], stdout=subprocess.DEVNULL)
-            for core, words in enumerate(given)
+            for core, words in zip(sorted(os.sched_getaffinity(0)), given, strict=False)
         ]
         if any([process.wait() for process in running]):
             raise SystemExit("a command without Ray failed, too")

@@ -80,7 +80,6 @@ def test_a_plan_of_a_thousand_cells_is_scheduled_in_seconds(light):
     (4, ["pretrain"] * 2 + ["score"] * 4 + ["pretrain"] * 2 + ["score"] * 4),  # results come as early as they can
 ])
 def test_the_last_backbones_go_before_the_cells_of_those_that_are_trained(light, backbones, kinds):
-    light.workers = 2
     with Instant(light, 2) as cluster:
         cluster.run(cells(["mae"], ["classification", "depth"], range(backbones)))
     assert [piece.method for piece in cluster.order] == kinds

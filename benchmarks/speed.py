@@ -1,10 +1,10 @@
 """Speed of the training step: images per second, memory, arithmetic, share of what the device can do.
 
 Ours and mmpretrain's train on the same random uint8 pictures in one process, each through its model's own
-``train_step``: normalisation, masks drawn anew, loss, gradients, clipping and AdamW included. Contestants of an
-objective take turns (A B C A B C …), so that a machine whose clock wanders wrongs none of them; figures are medians
-over the turns, ratios those of a turn's neighbours. The ceiling is a large matrix product of the same precision on the
-same device, measured in the same turns.
+``train_step``: normalisation, masks drawn anew, loss, gradients, clipping and AdamW included. Contestants (of one
+objective, or of all that are to be compared) take turns (A B C A B C …), so that a machine whose clock wanders wrongs
+none of them; figures are medians over the turns, ratios those of a turn's neighbours. The ceiling is a large matrix
+product of the same precision on the same device, measured in the same turns.
 """
 
 from __future__ import annotations
@@ -69,7 +69,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Images per second of ours over mmpretrain's: median over the turns, and the quartiles."""
+    """Images per second of ours over its peer's: median over the turns, and the quartiles.
+
+    Attributes:
+        peer: mmpretrain's step of the same objective, or ours of the first objective of those that take turns.
+    """
 
     objective: str
     ours: str
@@ -267,8 +271,8 @@ def peak_memory(contestant: Contestant) -> float:
 def measure(
     contestants: Sequence[Contestant], batch: int, steps: int, turns: int, reporter: Reporter | None = None
 ) -> tuple[list[Speed], list[Ratio], dict[str, float]]:
-    """Time the contestants of an objective in turns: their speeds, ours over mmpretrain's, operations a second of the
-    matrix product in each precision.
+    """Time the contestants in turns: their speeds, ours over their peers', operations a second of the matrix product
+    in each precision.
 
     Args:
         batch: pictures a step.
@@ -313,17 +317,18 @@ def measure(
 
 
 def _ratios(contestants: Sequence[Contestant], rates: Sequence[Sequence[float]]) -> list[Ratio]:
-    """Each of ours over each of mmpretrain's."""
+    """Each of ours over mmpretrain's of its objective, and over the first objective's that computes alike."""
     pairs = list(zip(contestants, rates, strict=True))
+    first = contestants[0].objective
     found = []
     for one, mine in pairs:
         for other, theirs in pairs:
-            if (one.side, other.side) == (OURS, PEER):
-                each = [a / b for a, b in zip(mine, theirs, strict=True)]
-                low, middle, high = _quartiles(each)
-                found.append(
-                    Ratio(one.objective, one.name, other.name, round(middle, 3), round(low, 3), round(high, 3))
-                )
+            beside_mmpretrain = other.side == PEER and other.objective == one.objective
+            beside_first = (other.side, other.objective, other.how) == (OURS, first, one.how) and one.objective != first
+            if one.side == OURS and (beside_mmpretrain or beside_first):
+                low, middle, high = _quartiles([a / b for a, b in zip(mine, theirs, strict=True)])
+                peer = other.name if beside_mmpretrain else f"{first} {other.name}"
+                found.append(Ratio(one.objective, one.name, peer, round(middle, 3), round(low, 3), round(high, 3)))
     return found
 
 

@@ -456,8 +456,9 @@ def _column(record: Record) -> Column:
     return Column(record.task, record.protocol, name, metric["unit"], metric["higher_is_better"], record.task_version)
 
 
-def _column_place(column: Column) -> tuple[int, str, int, str]:
-    return *_index(column.task, TASK_ORDER), *_index(column.protocol, PROTOCOL_ORDER)
+def _column_place(column: Column) -> tuple[int, str, str, int, str]:
+    task = column.task.partition("_")[0]  # pose_crowdpose stands beside pose
+    return *_index(task, TASK_ORDER), column.task, *_index(column.protocol, PROTOCOL_ORDER)
 
 
 def _index(name: str, order: Sequence[str]) -> tuple[int, str]:

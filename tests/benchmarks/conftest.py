@@ -13,7 +13,7 @@ BACKBONE = [
 ]
 HEADS = {
     **{task: ["epochs=1", "batch_size=4", "input_size=32"]
-       for task in ("classification", "segmentation", "pose", "depth")},
+       for task in ("classification", "segmentation", "pose", "pose_lsp", "depth")},
     "tracking": ["epochs=1", "batch_size=4", "pairs_per_epoch=8", "template_size=16", "search_size=32", "width=16",
                  "heads=2"],
 }

@@ -149,6 +149,18 @@ def test_a_table_with_and_without_peers(call, tmp_path):
     assert "no step of dino" in err
 
 
+def test_objectives_that_take_turns_are_compared_with_the_first(call):
+    code, out, err = call("speed", "--objective", "mae,zoomed_in_mask", "--together", "--batch", 2, "--steps", 1,
+                          "--turns", 3, "--how", "plain,fast", "--device", "cpu", "--format", "json", *flags(TINY))
+    assert code == 0, err
+    record = json.loads(out)
+    rows = [(row["objective"], row["fused"]) for row in record["rows"]]
+    assert rows == [("mae", False), ("mae", True), ("zoomed_in_mask", False), ("zoomed_in_mask", True)]
+    pairs = [(ratio["objective"], ratio["ours"], ratio["peer"]) for ratio in record["ratios"]]
+    assert pairs == [("zoomed_in_mask", "ours fp32", "mae ours fp32"),
+                     ("zoomed_in_mask", "ours fp32 fused", "mae ours fp32 fused")]
+
+
 def test_bf16_has_its_own_ceiling_and_trains_with_fp32_weights():
     plan = planned("mae", TINY)
     contestants = [speed.ours(plan, 2, Arithmetic("bf16", True), CPU), speed.peer(plan, 2, "bf16", CPU)]

@@ -354,3 +354,13 @@ def test_crowdpose_goes_through_its_own_metric(data, tmp_path, make_job):
     assert 0 <= found.metrics["AP"] <= 100
     with pytest.raises(TaskError, match="14 key points where the layout has 17"):
         evaluate(replace(job, data={**job.data, "root": str(root)}))
+
+
+def test_leeds_sports_pose_counts_key_points_of_every_person(data, make_job):
+    job = make_job("pose", lr=1e-3)
+    lsp = replace(job, task="pose_lsp", data={**job.data, "layout": "lsp"})
+    found = evaluate(lsp)
+    assert set(found.metrics) == {"PCK", "AP", "AP50", "AR"}
+    assert found.metrics["PCK"] == pytest.approx(np.mean(found.items["PCK"]))
+    with pytest.raises(TaskError, match="leave out val_boxes"):
+        evaluate(replace(lsp, data={**lsp.data, "val_boxes": "boxes.json"}))

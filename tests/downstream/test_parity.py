@@ -56,6 +56,13 @@ def average_precision(overlaps):
     return np.mean([(np.asarray(overlaps) >= t).mean() for t in np.linspace(0.5, 0.95, 10)])
 
 
+def predicted(person, image, points):
+    """What mmpose hands its metrics: ``points`` (K, 2) found for a person of the annotations."""
+    return {"id": person, "img_id": image, "category_id": 1,
+            "gt_instances": {"bbox_scores": np.ones(1), "bbox_scales": np.ones((1, 2))},
+            "pred_instances": {"keypoints": points[None], "keypoint_scores": np.ones((1, len(points)))}}
+
+
 def test_crowdpose_takes_its_sigmas_and_no_area(tmp_path, backbone):
     """One person a picture, moved by as much as makes AP depend on the sigmas and on what stands for the area."""
     rng = np.random.default_rng(0)
@@ -76,11 +83,7 @@ def test_crowdpose_takes_its_sigmas_and_no_area(tmp_path, backbone):
     metric, data = metric_of("pose", section, tmp_path, backbone, input_size=32)
     assert np.allclose(data.metainfo["sigmas"], CROWDPOSE_SIGMAS)
     assert len(data) == 20
-    metric.process({}, [
-        {"id": i, "img_id": i, "category_id": 1,
-         "gt_instances": {"bbox_scores": np.ones(1), "bbox_scales": np.ones((1, 2))},
-         "pred_instances": {"keypoints": points[None], "keypoint_scores": np.ones((1, 14))}}
-        for i, points in enumerate(moved, 1)])
+    metric.process({}, [predicted(i, i, points) for i, points in enumerate(moved, 1)])
     with contextlib.redirect_stdout(io.StringIO()):
         found = metric.evaluate(20)
     expected = average_precision(overlaps)
@@ -89,6 +92,31 @@ def test_crowdpose_takes_its_sigmas_and_no_area(tmp_path, backbone):
     wrong = np.mean([average_precision([oks(m, np.array(p["keypoints"]).reshape(14, 3), CROWDPOSE_SIGMAS, 900.0)
                                         for m, p in zip(moved, people, strict=True)])])
     assert abs(wrong - expected) > 0.05  # the area does matter here
+
+
+def test_pck_counts_what_is_within_a_fifth_of_the_torso(tmp_path, backbone):
+    """Torso of 50 px, so 10 px: three people with 12, 6 and 1 of 12 labelled points near enough; the face has none."""
+    truth = np.zeros((17, 3))
+    truth[5:, :2] = np.arange(12)[:, None] * 5 + 60
+    truth[5, :2], truth[12, :2], truth[5:, 2] = (60, 60), (90, 100), 2
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 200} for i in (1, 2, 3)]
+    people = [{"id": 10 * i, "image_id": i, "category_id": 1, "iscrowd": 0, "bbox": [40.0, 40.0, 120.0, 120.0],
+               "area": 7632.0, "num_keypoints": 12, "keypoints": truth.flatten().tolist()} for i in (1, 2, 3)]
+    content = {"images": images, "annotations": people, "categories": [
+        {"id": 1, "name": "person", "keypoints": [f"k{i}" for i in range(17)], "skeleton": []}]}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    section = {"root": str(tmp_path), "layout": "lsp", "train_images": ".", "val_images": ".",
+               "train_annotations": "val.json", "val_annotations": "val.json"}
+    metric, _ = metric_of("pose", section, tmp_path, backbone, input_size=32)
+    for i, near in ((1, 12), (2, 6), (3, 1)):
+        guess = truth[:, :2] + (0, 10.1)
+        guess[5 : 5 + near] = truth[5 : 5 + near, :2] + (9.9, 0)
+        metric.process({}, [predicted(10 * i, i, guess)])
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = metric.evaluate(3)
+    assert metric.per_item["PCK"] == pytest.approx([100, 50, 100 / 12])
+    assert found["coco/PCK"] == pytest.approx(19 / 36)
+    assert 0 < found["coco/AP"] < 1
 
 
 # --- segmentation -----------------------------------------------------------------------------------------------------

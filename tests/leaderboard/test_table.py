@@ -19,14 +19,14 @@ def row(table, objective):
 
 
 def test_columns_stand_in_canonical_order(make_record):
-    tasks = ["tracking", "zebra", "depth", "pose", "segmentation", "classification"]
+    tasks = ["tracking", "zebra", "depth", "pose_lsp", "pose", "segmentation", "classification"]
     records = [make_record(1.0, task=task) for task in tasks]
     records += [make_record(1.0, task="pose", protocol=protocol) for protocol in ("knn", "finetune")]
     assert [column.id for column in build(records).columns] == [
         "classification.frozen", "segmentation.frozen", "pose.frozen", "pose.finetune", "pose.knn",
-        "depth.frozen", "tracking.frozen", "zebra.frozen",
+        "pose_lsp.frozen", "depth.frozen", "tracking.frozen", "zebra.frozen",
     ]  # fmt: skip
-    depth = build(records).columns[5]
+    depth = build(records).columns[6]
     assert depth.heading == ("depth", "frozen v1", "rmse (m) ↓")
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import plan as planning
+from benchmarks import suite as suites
 from benchmarks.errors import RequestError, unknown
 from benchmarks.plan import Cell, Pretraining, Request, digest
-from benchmarks.suite import check_size
+from benchmarks.suite import Suite, check_size
 from objectives.recipe import recipes
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Foreign(Pretraining):
 
     weights: dict[str, Any] = field(default_factory=dict)  # source as asked for, options, and what was found there
     pictures: int | None = None  # seen in pre-training, where that is known
-    recipes: str = ""  # objective whose recipes the tasks take; none: those that the suite has for all
+    recipes: str = ""  # objective[@budget] whose recipes the tasks take; none: those that the suite has for all
     fetched = True
 
     @property
@@ -107,7 +108,7 @@ def plan(wanted: Wanted, converted: Converted, request: Request, runs: Path) -> 
             raise RequestError(f"--cfg-options {option}: nothing is pre-trained here; use task.<task>.<key>=value")
     weights = {**wanted.options(), **converted.source}
     weights["name"] = name = _row_name(wanted, converted)
-    family = recipe_of(wanted, converted)
+    family = recipe_of(wanted, converted, suites.get(request.suite))
     cells = planning.plan(replace(request, objectives=["random_init"], budget="default"))
     made: dict[int, Foreign] = {}
     for cell in cells:
@@ -119,22 +120,28 @@ def plan(wanted: Wanted, converted: Converted, request: Request, runs: Path) -> 
             weights=weights, pictures=converted.about.get("images_seen"), recipes=family,
         )
         check_size(made[base.seed].suite)
-    for other in (runs / request.suite).glob(f"{name}/seed*/pretrain/backbone.json"):
-        _same_weights(other, name, weights, family)
+    for row in (name, f"{name}@*"):  # with options of the tasks, too
+        for other in (runs / request.suite).glob(f"{row}/seed*/pretrain/backbone.json"):
+            _same_weights(other, name, weights, family)
     return [replace(cell, pretraining=made[cell.pretraining.seed]) for cell in cells]
 
 
-def recipe_of(wanted: Wanted, converted: Converted) -> str:
+def recipe_of(wanted: Wanted, converted: Converted, suite: Suite) -> str:
     """The objective whose recipes the tasks take: ``--recipe``, else what the source tells; empty where it does not.
+
+    With ``@`` and a budget of the suite behind it (``beitv2@1600ep``), where recipes depend on that.
 
     A suite's folder says it itself, an official file by its layout, timm's weights by tag (``.mae``) or name.
 
     Raises:
-        RequestError: ``--recipe`` names no objective.
+        RequestError: ``--recipe`` names no objective, or no budget of the suite.
     """
     if wanted.recipe:
-        if wanted.recipe not in recipes():
-            raise unknown("objective of --recipe", wanted.recipe, recipes())
+        name, marked, budget = wanted.recipe.partition("@")
+        if name not in recipes():
+            raise unknown("objective of --recipe", name, recipes())
+        if marked and budget not in suite.budgets:
+            raise unknown(f"budget of suite {suite.name} in --recipe", budget, suite.budgets)
         return wanted.recipe
     model, _, tag = str(converted.source.get("timm", "")).partition(".")
     told = [converted.about.get("recipe"), converted.about.get("objective"), converted.source.get("layout"),

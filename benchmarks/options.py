@@ -73,7 +73,8 @@ Executor = Annotated[
     str,
     typer.Option(help="Who computes backbones and cells: local (this machine, see --jobs), ray[:ADDRESS] (without an "
                  "address: a cluster of this machine), slurm[:partition=…,time=MINUTES,cores=…,mem=GB,gpus=…,…]. "
-                 "The other two need a --runs folder that all machines share.", callback=check_executor),
+                 "The other two need a --runs folder that all machines share, or (bench run, bench sweep) --store.",
+                 callback=check_executor),
 ]
 Store = Annotated[
     str,

@@ -36,7 +36,7 @@ class RayCluster(Remote):
             import ray
         except ImportError as error:
             raise RequestError(
-                "--executor ray: the package ray is missing; install the extra: pip install 'pretrain-bench[ray]'"
+                "--executor ray: the package ray is missing; install the extra: pip install -e '.[ray]'"
             ) from error
         self.ray = ray
         self.address = address or os.environ.get("RAY_ADDRESS") or "local"

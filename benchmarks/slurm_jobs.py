@@ -64,7 +64,7 @@ class SlurmJobs(Remote):
         except ImportError as error:
             raise RequestError(
                 "--executor slurm: the package submitit is missing; install the extra: "
-                "pip install 'pretrain-bench[slurm]'"
+                "pip install -e '.[slurm]'"
             ) from error
         super().__init__(execution, jobs)
         cluster = given.pop("cluster", "slurm")

@@ -89,7 +89,12 @@ class Suite:
     own_size: bool = False
 
     def settings_of(self, task: str, protocol: str, objective: str, budget: str = "default") -> dict[str, Any]:
-        """The settings of a task and protocol for a backbone that ``objective`` trained for ``budget``."""
+        """The settings of a task and protocol for a backbone that ``objective`` trained for ``budget``.
+
+        ``objective`` may name the budget itself: ``beitv2@1600ep``.
+        """
+        objective, _, named = objective.partition("@")
+        budget = named or budget
         found = dict(self.settings[task][protocol])
         for override in self.overrides:
             if override.applies(objective, self.model, self.kwargs, budget):

@@ -108,7 +108,7 @@ def _parts(section: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
 def _count(path: Path) -> int:
     """Lines of a list, pictures below a folder."""
     if path.is_file():
-        return sum(1 for line in path.read_text().splitlines() if line.strip())
+        return sum(1 for line in path.read_bytes().splitlines() if line.strip())
     return sum(1 for name, _ in files_below(path, path) if name.lower().endswith(SUFFIXES))
 
 
@@ -188,10 +188,12 @@ def _part_of_videos(part: Mapping[str, Any]) -> list[str]:
         parts = part.get("part", "")
         sets = [LAYOUTS[part["layout"]](part["root"], name)
                 for name in (parts if isinstance(parts, (list, tuple)) else [parts])]
-        names = [(videos, name) for videos in sets for name in videos.names()]
+        listed = [(videos, videos.names()) for videos in sets]
     except TaskError as error:
         return [str(error)]
-    broken = []
+    names = [(videos, name) for videos, found in listed for name in found]
+    broken = [f"{videos.root / videos.part}: no videos listed; unpack its annotations there"
+              for videos, found in listed if not found]
     for videos, name in names:
         try:
             videos.video(name)

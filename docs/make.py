@@ -34,9 +34,15 @@ from objectives.recipe import recipes
 
 ROOT = Path(__file__).parent.parent
 COUNTED = {"paper": 2}  # pictures of the step that is counted, where the suite's are too many for a small machine
-PARTS = {"board": "embedded", "mini": "mini"}  # name of the part -> suite
+PARTS = {"board": "embedded", "mini": "mini", "paper": "paper"}  # name of the part -> suite
 
-
+ELSEWHERE = "EfficientNet-Lite0, ImageNet labels"  # what the frozen teachers of all recipes are
+LEARNS_FROM = {  # type of the teacher -> in words
+    "NoTeacher": "–", "Pixels": "pixels", "ViewPixels": "pixels", "HOG": "gradients of pixels", "Labels": "labels",
+    "DiscreteVAE": "a tokenizer of the same pictures", "VQKD": f"a tokenizer of {ELSEWHERE}",
+    "FrozenNetwork": ELSEWHERE, "LayerAverage": "its moving average", "MomentumTeacher": "its moving average",
+    "CentredTeacher": "its moving average",
+}
 PAGE = ROOT / "docs" / "leaderboard.html"
 SECRETS = ROOT / "docs" / "dark-secrets.md"
 SCALING = ROOT / "docs" / "scaling.md"
@@ -104,7 +110,7 @@ def arithmetic() -> str:
     from objectives.arithmetic import Arithmetic
 
     rows: dict[str, str] = {}
-    for suite in (*PARTS.values(), "paper"):
+    for suite in PARTS.values():
         for name, recipe in sorted(recipes().items()):
             if not recipe.trains:
                 continue
@@ -132,10 +138,11 @@ def secrets() -> str:
 
 def objectives() -> str:
     """The registered objectives as markdown."""
-    rows = ["| objective | paper | in one line |", "|---|---|---|"]
+    rows = ["| objective | paper | in one line | learns from |", "|---|---|---|---|"]
     for name, recipe in sorted(recipes().items()):
+        source = LEARNS_FROM.get(recipe.teacher["type"], recipe.teacher["type"])
         paper = f"[{recipe.paper}](https://arxiv.org/abs/{recipe.paper})" if recipe.paper != "-" else "baseline"
-        rows.append(f"| [`{name}`](objectives/zoo/{name}.py) | {paper} | {recipe.summary} |")
+        rows.append(f"| [`{name}`](objectives/zoo/{name}.py) | {paper} | {recipe.summary} | {source} |")
     return "\n".join(rows)
 
 

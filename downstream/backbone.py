@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.swin_transformer_v2 import SwinTransformerV2, WindowAttention
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from downstream.resized import Resized
@@ -125,6 +126,21 @@ def resize(network: nn.Module, size: int | Sequence[int], keep_windows: bool = F
     network.set_input_size(img_size=(height, width), **windows)
 
 
+def drop_class_token(network: nn.Module) -> None:
+    """Leave out a plain ViT's class token, in place, and add its position to those of the patches.
+
+    Other networks stay as they are: BEiT's relative positions and EVA's attention count on the token.
+    """
+    if not isinstance(network, VisionTransformer) or network.cls_token is None:
+        return
+    if network.pos_embed is not None and not network.no_embed_class:
+        own, registers, patches = network.pos_embed.detach().split(
+            [1, network.num_prefix_tokens - 1, network.pos_embed.shape[1] - network.num_prefix_tokens], dim=1)
+        network.pos_embed = nn.Parameter(torch.cat([registers, patches + own], dim=1))
+    network.cls_token, network.has_class_token = None, False
+    network.num_prefix_tokens -= 1
+
+
 @MODELS.register_module()
 class TimmBackbone(BaseModule):
     """A timm ViT or Swin from a backbone folder, giving feature maps.
@@ -139,15 +155,17 @@ class TimmBackbone(BaseModule):
         patch_padding: pixels of zeros around the picture before it is cut into patches (ViTPose: 2).
         token: give the class tokens (B, D) instead of the maps, where the network has one.
         final_norm: False: a ViT's final norm is left out (fine-tuning with a norm after the mean: MAE, BEiT).
+        class_token: False: a plain ViT's class token is left out, its position added to those of the patches (ViTPose).
 
     Raises:
         WeightsError: the folder cannot be read or its weights do not fit.
+        TaskError: ``out_indices`` are not in order, or beyond the network.
     """
 
     def __init__(
         self, folder: str | Path, out_indices: Sequence[int] = (-1,), frozen: bool = True,
         input_size: int | Sequence[int] | None = None, drop_path_rate: float = 0.0, patch_padding: int = 0,
-        token: bool = False, final_norm: bool = True,
+        token: bool = False, final_norm: bool = True, class_token: bool = True,
     ) -> None:
         super().__init__()
         about = read_about(Path(folder))
@@ -159,12 +177,19 @@ class TimmBackbone(BaseModule):
         load_strict(self.net, Path(folder))
         if input_size is not None and not self.dynamic:
             resize(self.net, input_size)
+        if not class_token:
+            drop_class_token(self.net)
         self.is_vit = hasattr(self.net, "blocks")
         self.token = token and getattr(self.net, "cls_token", None) is not None
         if not final_norm and self.is_vit:
             self.net.norm = nn.Identity()
         self.count = len(self.net.blocks) if self.is_vit else len(self.net.layers)
-        self.out_indices = tuple(index % self.count for index in out_indices)
+        self.out_indices = tuple(index % self.count for index in out_indices if -self.count <= index < self.count)
+        if self.out_indices != tuple(sorted(set(self.out_indices))) or len(self.out_indices) < len(out_indices):
+            raise TaskError(  # maps come in the order of the network, and heads are told apart by that order
+                f"layers {list(out_indices)}: of the {self.count} {'blocks' if self.is_vit else 'stages'} from 0 to "
+                f"{self.count - 1} (or -{self.count} to -1) name each once, in order"
+            )
         self.patch = self.net.patch_embed.patch_size[0]
         if patch_padding:
             self.net.patch_embed.proj.padding = (patch_padding, patch_padding)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from downstream import features
 from downstream.features import EXTRACT_BATCH, CachedFeatures
 from downstream.optimise import optimise
-from downstream.task import Job
+from downstream.task import Job, TaskError
 
 VALIDATION_SHARE = 10  # every tenth training picture chooses
 
@@ -58,6 +58,9 @@ def heads_on(model: BaseModel, whole: Dataset, job: Job, chosen: dict[str, Any])
     part, held = whole, None
     if len(rates) > 1 or grid:
         train, choose = parts(len(whole))
+        if not train:
+            raise TaskError(f"{job.task}: a tenth of the training set chooses among heads, and nothing is left of "
+                            f"{len(whole)} to train on; raise train_limit, or give one lr and no layers")
         part, held = _part(whole, train), _part(whole, choose)
     if grid:
         rows, best = _one_pass(model, head, part, held, job, chosen)

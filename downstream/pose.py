@@ -28,7 +28,7 @@ HEADS = ("linear", "classic", "simple")
 DEFAULTS = {
     "input_size": 64, "epochs": 12, "batch_size": 32, "lr": [4e-3, 1.6e-2], "head": "linear", "upsample": 4,
     "sigma": 1.5, "flip_test": True, "deconv": (256, 256), "half_body": False, "loss_weight": 100.0, "patch_padding": 0,
-    "neck": "batchnorm",
+    "neck": "batchnorm", "class_token": True,
 }
 
 
@@ -69,7 +69,8 @@ def evaluate(job: Job) -> Outcome:
     ``input_size`` is (height, width) of the crop, whose box is padded by 1.25 (mmpose). ``head``: "linear" (the heat
     map is ``upsample`` times as fine as the tokens), "classic" (deconvolutions of ``deconv`` channels, ViTPose: two of
     256) or "simple" (ReLU, 4 times bilinear, one 3x3 convolution, ViTPose). ``patch_padding``: pixels of padding before
-    the patches (ViTPose: 2). ``neck``, before the head: "batchnorm" without affine, or "none" (ViTPose).
+    the patches (ViTPose: 2). ``class_token`` False leaves out a plain ViT's (ViTPose). ``neck``, before the head:
+    "batchnorm" without affine, or "none" (ViTPose).
     ``test_limit`` counts pictures, with all people in them.
     """
     chosen = engine.settings(job, **DEFAULTS)
@@ -192,8 +193,9 @@ class CrowdPoseKeypoints(_Labelled, CrowdPoseDataset):
 class CocoWithPCK(CocoMetric):
     """mmpose's COCO scores, and the share of key points nearer than ``share`` of the torso to where they are.
 
-    The torso reaches from the left shoulder to the right hip; 0.2 of it and boxes that are given, as Leeds Sports Pose
-    is scored (Chen & Yuille, NIPS 2014, 1407.3399; Wei et al., CVPR 2016, 1602.00134).
+    The torso reaches from the left shoulder to the right hip; .2 of it, boxes given, as Leeds Sports Pose is scored
+    (Chen & Yuille, NIPS 2014, 1407.3399; Wei et al., CVPR 2016, 1602.00134), but over the 12 joints that COCO knows:
+    neck and top of the head are left out. People without a torso (an end not labelled) are not counted.
     """
 
     TORSO = (5, 12)  # left shoulder and right hip among COCO's 17
@@ -210,14 +212,16 @@ class CocoWithPCK(CocoMetric):
         places = np.concatenate([predicted["keypoints"] for predicted, _ in results])
         one, other = (truth[:, end, :2] for end in self.TORSO)
         torso = np.linalg.norm(one - other, axis=-1)[:, None].repeat(2, axis=1)
+        whole = (truth[:, self.TORSO, 2] > 0).all(-1) & (torso[:, 0] > 0)
+        if not whole.any():
+            raise TaskError("pose: nobody in the test set has a labelled torso; PCK is measured by it")
 
-        def pck(chosen: slice) -> float:
-            labelled = truth[chosen, :, 2] > 0
-            part = places[chosen], truth[chosen, :, :2], labelled, self.share, torso[chosen]
+        def pck(chosen: np.ndarray) -> float:
+            part = places[chosen], truth[chosen, :, :2], truth[chosen, :, 2] > 0, self.share, torso[chosen]
             return float(keypoint_pck_accuracy(*part)[1])
 
-        self.per_item = {"PCK": [100 * pck(slice(i, i + 1)) for i in range(len(truth))]}
-        return {**super().compute_metrics(results), "PCK": pck(slice(None))}
+        self.per_item = {"PCK": [100 * pck(np.array([person])) for person in np.flatnonzero(whole)]}
+        return {**super().compute_metrics(results), "PCK": pck(whole)}
 
 
 def parts(job: Job, chosen: dict[str, Any], codec: dict[str, Any], points: int, scale: int) -> dict[str, Any]:
@@ -228,6 +232,8 @@ def parts(job: Job, chosen: dict[str, Any], codec: dict[str, Any], points: int, 
     widths, backbone = engine.channels(job, chosen), engine.backbone(job, chosen)
     if chosen["patch_padding"]:
         backbone["patch_padding"] = chosen["patch_padding"]
+    if not chosen["class_token"]:
+        backbone["class_token"] = False
     neck, width = {"type": "mmengine.FeatureNorm", "channels": widths, "kind": chosen["neck"]}, sum(widths)
     if job.protocol == "attentive":
         neck, width = attentive.blocks(chosen, widths)

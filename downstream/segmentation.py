@@ -209,6 +209,7 @@ def parts(job: Job, chosen: dict[str, Any], classes: int) -> dict[str, Any]:
         return {"backbone": backbone, "decode_head": {
             "type": "NeighbourSegHead", "in_channels": sum(widths), "channels": sum(widths), **shared}}
     if uper:
+        backbone["final_norm"] = False  # UPerHead reads a ViT's maps as they are (mmseg's MAE and BEiT)
         norm = {"type": "BN", "requires_grad": True}
         flat = len(set(widths)) == 1  # a ViT: all maps at one resolution
         neck = {"type": "mmseg.Feature2Pyramid", "embed_dim": widths[0], "norm_cfg": norm}

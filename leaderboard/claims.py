@@ -38,7 +38,7 @@ SHOWN = (*CLAIMED, REFERENCE, UNTRAINED)
 MARGIN = 3.0  # points: seeds of one objective differ by as much in `embedded`
 LOCAL = 0.1  # of the distance of evenly spread attention: less is no difference worth the word local; our own choice
 HOLDS, FAILS, UNDECIDED, NO_RECORD = "holds", "does not hold here", "undecided", "no record"
-UNLEARNED = "undecided: the reference has not learned"
+UNLEARNED = "no verdict: the reference has not learned"
 UNKNOWN = "undecided: no record shows whether the reference has learned"
 FROZEN = "frozen"
 _SEVERAL = 3  # layers that are called the first or the last, as in the paper
@@ -381,7 +381,7 @@ the claim names, **{FAILS}** where it lies wholly on the other, and is **{UNDECI
 **{HOLDS}** where the interval lies above -{MARGIN:g} points, **{FAILS}** where it lies below, and is **{UNDECIDED}**
 otherwise. Without a record of either side there is no verdict, nor is there one by comparison with `{REFERENCE}` where
 it is not shown to have learned: to be better than `{UNTRAINED}` at classification by the same rule. The intervals are
-not corrected for the number of claims: of twenty that are true of nothing, one may still hold."""
+not corrected for the number of claims: of forty that are true of nothing, about one will still hold."""
 
 _LIMITS = f"""\
 ## What this cannot say

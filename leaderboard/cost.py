@@ -125,13 +125,11 @@ def gflops_per_picture() -> dict[str, float]:
 def relative_arithmetic(objective: str) -> float | None:
     """Operations a picture as a multiple of supervised training's (forward and backward of the backbone, once).
 
-    More than 1 with several views, a decoder or a teacher, less where the student sees only part of the picture. Of the
-    suites' own small network, where a teacher and a decoder weigh more than beside a large one; None where it was not
-    counted.
+    More than 1 with several views, a decoder or a teacher, less where the student sees only part of the picture. On the
+    last network that was counted, suite ``paper``'s: beside a small one a teacher and a decoder weigh more. None where
+    it was not counted.
     """
-    counted: dict[str, float] = {}
-    for row in _counted():
-        counted.setdefault(row["objective"], float(row["gflops"]))
+    counted = {row["objective"]: float(row["gflops"]) for row in _counted()}
     if objective not in counted or "supervised" not in counted:
         return None
     return counted[objective] / counted["supervised"]

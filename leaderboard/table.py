@@ -293,8 +293,23 @@ class Table:
             f"Suite {self.suite or _NOTHING}. Cells: {METHOD}{items}. Best in bold, second underlined; "
             f"↑ higher is better, ↓ lower is better.{self._ranking} Mean rank: over the columns in which a "
             f"row is ranked.{budgets}{mark} Compute: core-hours or GPU-hours of all seeds, pre-training and tasks; "
-            "FLOPs: of one pre-training, forward and backward."
+            f"FLOPs: of one pre-training, forward and backward.{self._sizes}"
         )
+
+    @property
+    def _sizes(self) -> str:
+        """What differs from the networks that timm gives the backbones' names to, as far as records say it."""
+        told: dict[str, dict[str, Any]] = {}
+        for row in self.rows:
+            records = next((cell.records for cell in row.cells.values() if cell.records), ())
+            made = records[0].config.get("pretraining") if records else None
+            kwargs = made.get("kwargs") if isinstance(made, dict) else None
+            own = any("kwargs" in str(option) for option in records[0].variant) if records else False  # its label says
+            if isinstance(kwargs, dict) and kwargs and not own:
+                told.setdefault(row.backbone, kwargs)
+        words = (f"{name} with {', '.join(f'{key} {value}' for key, value in sorted(kwargs.items()))}"
+                 for name, kwargs in told.items())
+        return f" Backbone: {'; '.join(words)}." if told else ""
 
     @property
     def pair_method(self) -> str:

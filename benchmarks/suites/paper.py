@@ -51,7 +51,7 @@ _PROBE = {
     "batch_size": 1024, "optimizer": "LARS", "lr": (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8), "layers": (-2, -1),
     "pool": "token", "amp": True, "num_workers": 12, "test_batch": 128,
 }
-# UNVERIFIED: no paper of the three has this protocol
+# UNVERIFIED: none of 2203.14313, 2205.13543 and 2210.10615 has this protocol
 _ATTENTIVE = {
     "input_size": 224, "resize": 256, "crop_scale": (0.08, 1.0), "cache": False, "epochs": 20, "batch_size": 1024,
     "lr": 1e-3, "weight_decay": 0.05, "attention_heads": 12, "amp": True, "num_workers": 12, "test_batch": 128,
@@ -59,9 +59,9 @@ _ATTENTIVE = {
 _KNN = {"input_size": 224, "resize": 256, "k": (10, 20, 100, 200), "temperature": 0.07, "standardise": False,
         "num_workers": 12}
 
-# Frozen dense tasks: no paper of the three has the protocol, so the rates are UNVERIFIED; all rates and layers are
-# trained in one pass over the augmented pictures, and a tenth of the training set chooses. Linear heads but in pose,
-# where no linear layer on a token knows which joint it shows
+# Frozen dense tasks: none of 2203.14313, 2205.13543 and 2210.10615 has the protocol, so the rates are UNVERIFIED; all
+# rates and layers are trained in one pass over the augmented pictures, and a tenth of the training set chooses. Linear
+# heads but in pose, where no linear layer on a token knows which joint it shows
 _DENSE_GRID = {"layers": (-2, -1)}
 
 # --- segmentation: 160,000 steps of 16 pictures are 127 epochs of ADE20K's 20,210 -------------------------------------
@@ -86,7 +86,7 @@ _POSE = {
     "schedule": "steps", "drops": (170 / 210, 200 / 210), "warmup": 500 / 61_000, "num_workers": 8, "amp": True,
 }
 _POSE_FINETUNE = {**_POSE, "lr": 5e-4, "weight_decay": 0.1, "layer_decay": 0.75, "drop_path_rate": 0.3, "clip": 1.0,
-                  "neck": "none"}
+                  "neck": "none", "class_token": False}
 _POSE_LIGHT = {**_POSE, "cache": False, "epochs": 30, "drops": (0.8, 0.95), "lr": 1e-3, "half_body": False}
 _POSE_SWIN = {"deconv": (256, 256, 256), "patch_padding": 0}  # mmpose: last stage, stride 32
 

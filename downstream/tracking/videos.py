@@ -50,7 +50,10 @@ def read_flags(path: Path, count: int) -> np.ndarray:
     """(count,) int: numbers on one comma line or one a line; zeros when the file is not there (it is optional)."""
     if not path.is_file():
         return np.zeros(count, int)
-    values = [int(value) for value in re.split(r"[,\s]+", path.read_text().strip()) if value]
+    try:
+        values = [int(value) for value in re.split(r"[,\s]+", _read_text(path).strip()) if value]
+    except ValueError as error:
+        raise TaskError(f"{path}: {error}; whole numbers expected, copy the annotation again") from None
     if len(values) != count:
         raise TaskError(f"{path}: {len(values)} flags for {count} boxes; copy the annotation again")
     return np.array(values)
@@ -138,7 +141,11 @@ class GOT10kVideos(VideoSet):
         entries = _read_text(self.root / self.part).split()
         if all(entry.isdigit() for entry in entries):
             every = _read_text((self.root / self.part).parent / "list.txt").split()
-            return [every[int(entry)] for entry in entries]
+            numbers = [int(entry) for entry in entries]
+            if numbers and max(numbers) >= len(every):
+                raise TaskError(f"{self.root / self.part}: counts up to {max(numbers)}, but list.txt beside it has "
+                                f"{len(every)} videos; copy both again")
+            return [every[number] for number in numbers]
         return entries
 
     def video(self, name: str) -> Video:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from downstream.backbone import WeightsError
 from downstream.weights.read import State
 
@@ -104,7 +106,7 @@ def _swin(state: State) -> tuple[str, dict]:
     width, patch = proj.shape[0], proj.shape[2]
     second = "layers.0.blocks.0.attn.logit_scale" in state
     stages = _count(state, r"layers\.(\d+)\.")
-    depths, heads, windows = [], [], []
+    depths, heads, windows, pretrained = [], [], [], []
     for stage in range(stages):
         depths.append(_count(state, rf"layers\.{stage}\.blocks\.(\d+)\."))
         attention = f"layers.{stage}.blocks.0.attn."
@@ -116,6 +118,8 @@ def _swin(state: State) -> tuple[str, dict]:
                 raise WeightsError("Swin V2's windows leave no trace in its weights, and the file lacks "
                                    f"{attention}relative_coords_table; name the network by timm:NAME=FILE")
             windows.append((coords.shape[1] + 1) // 2 if coords is not None else math.isqrt(index.shape[0]))
+            pretrained.append(windows[-1] if coords is None else _pretrained(
+                coords, windows[-1], f"{attention}relative_coords_table"))
         else:
             table = _weight(state, f"{attention}relative_position_bias_table")
             heads.append(table.shape[1])
@@ -126,7 +130,23 @@ def _swin(state: State) -> tuple[str, dict]:
         "patch_size": patch, "embed_dim": width, "depths": depths, "num_heads": heads,
         "window_size": [[side, side] for side in windows], "mlp_ratio": _ratio(hidden, width),
         "qkv_bias": bias in state, "img_size": _swin_size(state, patch, windows),
+        **({"pretrained_window_sizes": pretrained} if second and pretrained != windows else {}),
     }
+
+
+def _pretrained(coords: Tensor, window: int, key: str) -> int:
+    """Side of the window that Swin V2's coordinates (1, 2w - 1, 2w - 1, 2) of a window w are relative to.
+
+    Fine-tuned at a larger window, coordinates stay in units of the pre-training's, p: the largest is
+    log2(1 + 8 (w - 1) / (p - 1)) / 3 (microsoft/Swin-Transformer: models/swin_transformer_v2.py).
+    """
+    if window == 1:
+        return 1  # a single coordinate, 0
+    steps = 2.0 ** (3 * float(coords.max())) - 1
+    side = round(1 + 8 * (window - 1) / steps) if 0 < steps < math.inf else 0
+    if side < 2 or abs(8 * (window - 1) / (side - 1) - steps) > 0.01 * steps:
+        raise WeightsError(f"{key} holds no coordinates of a window of {window}; download the file again")
+    return side
 
 
 def _swin_size(state: State, patch: int, windows: list[int]) -> int:

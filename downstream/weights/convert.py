@@ -91,7 +91,8 @@ def from_timm(name: str, file: Path | None = None, layout: str | None = None) ->
     except Exception as error:  # timm and the hub raise many kinds; each means that the weights cannot be had
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise WeightsError(f"timm:{name}: no weights ({reason}); give them as timm:{name}=FILE") from error
-    if not hasattr(network, "patch_embed") or not hasattr(network, "forward_intermediates"):
+    sized = hasattr(getattr(network, "patch_embed", None), "img_size") and hasattr(network, "forward_intermediates")
+    if not sized or not (hasattr(network, "blocks") or hasattr(network, "layers")):
         raise WeightsError(f"timm:{name}: a {type(network).__name__} is neither ViT nor Swin")
     kwargs: dict[str, Any] = {"img_size": network.patch_embed.img_size[0]}
     config = network.pretrained_cfg

@@ -30,7 +30,7 @@ def arrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise PictureError(
-            "pictures in parquet files need the package pyarrow: pip install 'pretrain-bench[parquet]'"
+            "pictures in parquet files need the package pyarrow: pip install -e '.[parquet]'"
         ) from error
     return pyarrow
 

@@ -10,7 +10,7 @@ and UNVERIFIED, as is beta (2.0 here; reproductions use 1.0 and 2.0).
 Ours differs: the teacher is EfficientNet-Lite0 with its ImageNet weights, which come inside a package, so that the
 first run needs no download from a hub (`objective.teacher.source=timm:vit_base_patch16_clip_224` takes CLIP: as the
 last block leaves its tokens, `objective.teacher.norm=True` after its last norm, `objective.teacher.projection=True` in
-the space shared with texts; which of these the authors take is in no source we could open and UNVERIFIED), and the
+the space shared with texts; which of these the authors take we found in no public source: UNVERIFIED), and the
 suite's ViT keeps its absolute position table where the authors share a relative position bias.
 """
 

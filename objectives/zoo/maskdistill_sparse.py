@@ -2,8 +2,8 @@
 
     bench run --objective maskdistill_sparse --tasks all
 
-The unified view's other student: hidden patches are dropped, a light decoder predicts at them. Mask ratio and
-decoder were in no source we could open (UNVERIFIED); chosen: MAE's (75 %, 8 x 512). Target, normalisation, loss and
+The unified view's other student: hidden patches are dropped, a light decoder predicts at them. We found no public
+source for mask ratio and decoder (UNVERIFIED); chosen: MAE's (75 %, 8 x 512). Target, normalisation, loss and
 schedule are those of `maskdistill`.
 """
 

@@ -2,9 +2,9 @@
 
     bench run --objective mvp --tasks all
 
-The paper: masked image modelling guided by CLIP's image features. Mask, head, normalisation and schedule were in no
-source we could open and are UNVERIFIED; chosen here: BEiT's mask of 75 of 196 and schedule, one linear layer, raw
-features, 2 - 2 cos on every patch, masked and visible. Each can be switched, for example
+The paper: masked image modelling guided by CLIP's image features. We found no public source for mask, head,
+normalisation and schedule, which are UNVERIFIED; chosen here: BEiT's mask of 75 of 196 and schedule, one linear layer,
+raw features, 2 - 2 cos on every patch, masked and visible. Each can be switched, for example
 `objective.loss.region=masked`.
 
 Ours differs: the teacher is EfficientNet-Lite0 (`objective.teacher.source=timm:vit_base_patch16_clip_224` takes CLIP;

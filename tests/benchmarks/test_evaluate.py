@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks import evaluate
+from benchmarks import suite as suites
 from benchmarks.data import data_root
 from benchmarks.errors import RequestError
 from benchmarks.evaluate import Wanted
@@ -151,8 +152,20 @@ def test_requests_that_make_no_sense_are_one_line(change, message, place, tmp_pa
     ({"layout": "folder", "file": "x"}, {"objective": "mine", "recipe": "beit"}, "beit"),
 ])
 def test_the_source_tells_whose_recipes_are_taken(source, about, family):
-    assert evaluate.recipe_of(Wanted("x"), SimpleNamespace(source=source, about=about)) == family
-    assert evaluate.recipe_of(Wanted("x", recipe="simmim"), SimpleNamespace(source=source, about=about)) == "simmim"
+    found, paper = SimpleNamespace(source=source, about=about), suites.get("paper")
+    assert evaluate.recipe_of(Wanted("x"), found, paper) == family
+    assert evaluate.recipe_of(Wanted("x", recipe="simmim"), found, paper) == "simmim"
+
+
+def test_recipes_may_be_those_of_a_length_of_pre_training():
+    found, paper = SimpleNamespace(source={}, about={}), suites.get("paper")
+    assert evaluate.recipe_of(Wanted("x", recipe="beitv2@1600ep"), found, paper) == "beitv2@1600ep"
+    rates = [paper.settings_of("classification", "finetune", family, evaluate.BUDGET)["layer_decay"]
+             for family in ("beitv2", "beitv2@1600ep")]
+    assert rates == [0.65, 0.6]
+    for recipe, words in (("beitv2@1600", "did you mean '1600ep'"), ("beit3@1600ep", "did you mean 'beit")):
+        with pytest.raises(RequestError, match=words):
+            evaluate.recipe_of(Wanted("x", recipe=recipe), found, paper)
 
 
 def test_official_weights_get_their_own_recipes_on_suite_paper(tmp_path):
@@ -192,8 +205,18 @@ def test_a_name_stands_for_one_set_of_weights(place, tmp_path):
     for other in (Wanted(str(place / "mae.pth"), heads=2, name="mine"),
                   Wanted(str(place / "plain.pth"), heads=4, name="mine"),
                   Wanted(str(place / "plain.pth"), heads=2, patch_size=8, name="mine")):
+        for options in ([], ["task.depth.epochs=3"]):
+            with pytest.raises(RequestError, match="the name of other weights"):
+                cells_of(other, tmp_path, options=options)
+
+
+def test_a_name_of_a_row_with_options_stands_for_its_weights(place, tmp_path):
+    converted, cells = cells_of(
+        Wanted(str(place / "plain.pth"), heads=2, name="mine"), tmp_path, options=["task.depth.epochs=3"])
+    evaluate.install(converted, cells, tmp_path)
+    for options in ([], ["task.depth.epochs=3"], ["task.depth.epochs=4"]):
         with pytest.raises(RequestError, match="the name of other weights"):
-            cells_of(other, tmp_path, options=[])
+            cells_of(Wanted(str(place / "mae.pth"), heads=2, name="mine"), tmp_path, options=options)
 
 
 def test_timm_by_name_gives_a_clean_row(place, tmp_path):

@@ -229,7 +229,7 @@ def test_a_missing_extra_is_named(executor, package, call, mini, tmp_path, monke
     code, _, err = call("run", "--objective", "random_init", "--tasks", "depth", "--suite", "mini", "--data-root", mini,
                         "--runs", tmp_path, "--executor", executor)
     assert code == 2
-    assert err.splitlines()[-1].endswith(f"install the extra: pip install 'pretrain-bench[{executor}]'")
+    assert err.splitlines()[-1].endswith(f"install the extra: pip install -e '.[{executor}]'")
 
 
 def test_parameters_of_slurm():

@@ -364,3 +364,39 @@ def test_leeds_sports_pose_counts_key_points_of_every_person(data, make_job):
     assert found.metrics["PCK"] == pytest.approx(np.mean(found.items["PCK"]))
     with pytest.raises(TaskError, match="leave out val_boxes"):
         evaluate(replace(lsp, data={**lsp.data, "val_boxes": "boxes.json"}))
+
+
+def test_layers_are_named_in_order_and_lie_in_the_network(make_job):
+    for layers in ([-1, -2], [1, -1], [0, 2], [-3]):
+        with pytest.raises(TaskError, match="of the 2 blocks from 0 to 1"):
+            evaluate(make_job("classification", layers=layers))
+    with pytest.raises(TaskError, match="of the 2 blocks"):
+        evaluate(make_job("depth", "finetune", lr=1e-3, out_indices=(2,)))
+
+
+def test_upernet_reads_a_vit_without_its_final_norm(make_job, make_backbone):
+    from downstream import segmentation
+
+    folder = make_backbone("vit_tiny_patch16_224", {
+        "img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2})
+    job = make_job("segmentation", "finetune", folder=folder)
+    chosen = {**engine.COMMON, **segmentation.DEFAULTS, "input_size": 32, **UPER}
+    net = MODELS.build(segmentation.parts(job, chosen, 3)["backbone"])
+    assert isinstance(net.net.norm, nn.Identity)
+
+
+def test_vitpose_leaves_out_the_class_token_and_keeps_its_position(backbone):
+    with_token, without = (TimmBackbone(backbone, class_token=kept) for kept in (True, False))
+    assert without.net.cls_token is None
+    x = torch.randn(2, 3, 32, 32)
+    net = with_token.net
+    patches = net.patch_embed(x).flatten(1, -2) + net.pos_embed[:, 1:] + net.pos_embed[:, :1]
+    expected = net.norm(net.blocks(patches)).transpose(1, 2).unflatten(2, (4, 4))
+    assert torch.allclose(without(x)[0], expected, atol=1e-5)
+    assert not torch.allclose(without(x)[0], with_token(x)[0], atol=1e-3)
+    assert without(torch.randn(2, 3, 64, 48))[0].shape == (2, 32, 8, 6)
+
+
+def test_one_picture_cannot_choose_among_heads(make_job):
+    with pytest.raises(TaskError, match="nothing is left of 1 to train on; raise train_limit"):
+        evaluate(make_job("classification", train_limit=1))

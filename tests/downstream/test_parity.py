@@ -95,25 +95,29 @@ def test_crowdpose_takes_its_sigmas_and_no_area(tmp_path, backbone):
 
 
 def test_pck_counts_what_is_within_a_fifth_of_the_torso(tmp_path, backbone):
-    """Torso of 50 px, so 10 px: three people with 12, 6 and 1 of 12 labelled points near enough; the face has none."""
+    """Torso of 50 px, so 10 px: three people with 12, 6 and 1 of 12 labelled points near enough; the face has none.
+
+    Of a fourth one the shoulder is not labelled: there is no torso to measure by.
+    """
     truth = np.zeros((17, 3))
     truth[5:, :2] = np.arange(12)[:, None] * 5 + 60
     truth[5, :2], truth[12, :2], truth[5:, 2] = (60, 60), (90, 100), 2
-    images = [{"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 200} for i in (1, 2, 3)]
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 200} for i in (1, 2, 3, 4)]
     people = [{"id": 10 * i, "image_id": i, "category_id": 1, "iscrowd": 0, "bbox": [40.0, 40.0, 120.0, 120.0],
-               "area": 7632.0, "num_keypoints": 12, "keypoints": truth.flatten().tolist()} for i in (1, 2, 3)]
+               "area": 7632.0, "num_keypoints": 12, "keypoints": truth.flatten().tolist()} for i in (1, 2, 3, 4)]
+    people[3]["keypoints"] = [*truth[:5].flatten().tolist(), 0, 0, 0, *truth[6:].flatten().tolist()]
     content = {"images": images, "annotations": people, "categories": [
         {"id": 1, "name": "person", "keypoints": [f"k{i}" for i in range(17)], "skeleton": []}]}
     (tmp_path / "val.json").write_text(json.dumps(content))
     section = {"root": str(tmp_path), "layout": "lsp", "train_images": ".", "val_images": ".",
                "train_annotations": "val.json", "val_annotations": "val.json"}
     metric, _ = metric_of("pose", section, tmp_path, backbone, input_size=32)
-    for i, near in ((1, 12), (2, 6), (3, 1)):
+    for i, near in ((1, 12), (2, 6), (3, 1), (4, 12)):
         guess = truth[:, :2] + (0, 10.1)
         guess[5 : 5 + near] = truth[5 : 5 + near, :2] + (9.9, 0)
         metric.process({}, [predicted(10 * i, i, guess)])
     with contextlib.redirect_stdout(io.StringIO()):
-        found = metric.evaluate(3)
+        found = metric.evaluate(4)
     assert metric.per_item["PCK"] == pytest.approx([100, 50, 100 / 12])
     assert found["coco/PCK"] == pytest.approx(19 / 36)
     assert 0 < found["coco/AP"] < 1

@@ -159,6 +159,17 @@ def test_got10k_layout(tmp_path):
         assert len(video.frames) == 6
 
 
+def test_annotations_that_are_no_numbers_are_one_line(lasot, tmp_path):
+    (Path(lasot["root"]) / "cup/cup-3/full_occlusion.txt").write_text("<html>not found</html>")
+    with pytest.raises(TaskError, match="whole numbers expected, copy the annotation again"):
+        LaSOTVideos(lasot["root"], lasot["test"]).video("cup-3")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "list.txt").write_text("GOT-10k_Train_000001\n")
+    (tmp_path / "train" / "split.txt").write_text("0\n5\n")
+    with pytest.raises(TaskError, match=r"counts up to 5, but list\.txt beside it has 1 videos"):
+        GOT10kVideos(tmp_path, "train/split.txt").names()
+
+
 @pytest.mark.parametrize("separator", [",", "\t", "  "])
 def test_otb_layout(tmp_path, separator):
     boxes = write_video(tmp_path / "Car/img", tmp_path / "Car/groundtruth_rect.txt", name="{:04d}.jpg")

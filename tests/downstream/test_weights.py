@@ -110,7 +110,14 @@ def beit(shared=True, prefix="", second=False):
     return {"model": state}
 
 
-def swin(version=1, prefix="", rpe="cpb_mlp", buffers=True):
+def coordinates(window, pretrained):
+    """Swin V2's table (1, 2w - 1, 2w - 1, 2) of a window that was ``pretrained`` before, by the paper's formula."""
+    axis = torch.arange(1.0 - window, window) / (pretrained - 1) * 8
+    axis = axis.sign() * (axis.abs() + 1).log2() / 3
+    return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)[None]
+
+
+def swin(version=1, prefix="", rpe="cpb_mlp", buffers=True, pretrained=4):
     """Two stages of two blocks: 32 px, patch 4, windows 4 and 4 (the last map is one window)."""
     state = draw(patch_embed__proj__weight=(16, 3, 4, 4), patch_embed__proj__bias=(16,),
                  patch_embed__norm__weight=(16,), patch_embed__norm__bias=(16,), norm__weight=(32,), norm__bias=(32,))
@@ -130,12 +137,12 @@ def swin(version=1, prefix="", rpe="cpb_mlp", buffers=True):
                 own |= {"attn.q_bias": (width,), "attn.v_bias": (width,), "attn.logit_scale": (heads, 1, 1),
                         f"attn.{rpe}.0.weight": (512, 2), f"attn.{rpe}.0.bias": (512,),
                         f"attn.{rpe}.2.weight": (heads, 512)}
-                if buffers:
-                    own |= {"attn.relative_coords_table": (1, 7, 7, 2)}
             if buffers:
                 own |= {"attn.relative_position_index": (16, 16)}
                 own |= {"attn_mask": (4, 16, 16)} if stage == 0 and i == 1 else {}
             state |= {p + key: torch.randn(shape) * 0.1 for key, shape in own.items()}
+            if version == 2 and buffers:
+                state[f"{p}attn.relative_coords_table"] = coordinates(4, pretrained)
     state = {prefix + key: value for key, value in state.items()}
     if prefix:
         state |= {"encoder.mask_token": torch.zeros(1, 1, 16), "decoder.0.weight": torch.zeros(192, 32, 1, 1)}
@@ -292,6 +299,22 @@ def test_a_square_of_patches_with_another_size_of_picture_is_interpolated(keep, 
         assert small[0].shape == native[0].shape
 
 
+@pytest.mark.parametrize("pretrained", [2, 3, 4, 5])
+def test_swin_v2_fine_tuned_at_another_window_keeps_its_coordinates(pretrained, keep):
+    converted = from_file(keep(swin(2, pretrained=pretrained)))
+    for stage in converted.network.layers:
+        for each in stage.blocks:
+            assert torch.allclose(each.attn.relative_coords_table, coordinates(4, pretrained), atol=1e-6)
+    assert ("pretrained_window_sizes" in converted.kwargs) == (pretrained != 4)
+
+
+def test_swin_v2_with_a_damaged_table_is_refused(keep):
+    content = swin(2)
+    content["model"]["layers.0.blocks.0.attn.relative_coords_table"] = torch.zeros(1, 7, 7, 2)
+    with pytest.raises(WeightsError, match="holds no coordinates"):
+        from_file(keep(content))
+
+
 def test_swin_v2_coordinates_stay_relative_to_the_pretrained_window(keep, tmp_path):
     converted = from_file(keep(swin(2)))
     save_file(converted.network.state_dict(), tmp_path / "backbone.safetensors")
@@ -417,8 +440,9 @@ def test_timm_by_name_with_a_file_takes_size_and_pixels(keep):
         convert("timm:vit_tinny_patch16_224")
     with pytest.raises(WeightsError, match="missing"):
         convert(f"timm:vit_tiny_patch16_224={keep(plain())}")
-    with pytest.raises(WeightsError, match="neither ViT nor Swin"):
-        convert(f"timm:resnet10t={keep(plain())}")
+    for other in ("resnet10t", "mvitv2_tiny"):
+        with pytest.raises(WeightsError, match="neither ViT nor Swin"):
+            convert(f"timm:{other}={keep(plain())}")
 
 
 def test_another_patch_keeps_the_grid(keep):

@@ -27,14 +27,16 @@ from leaderboard.analyses import read_analyses
 from leaderboard.cost import ARITHMETIC, arithmetic_key
 from leaderboard.page import PICTURE, page
 from leaderboard.published import beside
-from leaderboard.records import ANALYSIS, read_records
+from leaderboard.records import ANALYSIS, InvalidRecord, Record, read_records
 from leaderboard.render import render
-from leaderboard.table import Table, build
+from leaderboard.table import PROTOCOL_ORDER, Table, build
 from objectives.recipe import recipes
 
 ROOT = Path(__file__).parent.parent
 COUNTED = {"paper": 2}  # pictures of the step that is counted, where the suite's are too many for a small machine
-PARTS = {"board": "embedded", "mini": "mini", "paper": "paper"}  # name of the part -> suite
+PARTS = {"board": ("embedded", "frozen"), "mini": ("mini", "frozen"), "paper": ("paper", "finetune")}
+"""Name of a part -> suite, and the protocol that its table ranks."""
+SUITES = tuple(suite for suite, _ in PARTS.values())
 
 ELSEWHERE = "EfficientNet-Lite0, ImageNet labels"  # what the frozen teachers of all recipes are
 LEARNS_FROM = {  # type of the teacher -> in words
@@ -54,7 +56,7 @@ KEPT = ("result.json", "log.jsonl", "backbone.json", ANALYSIS, f"{PICTURE}.webp"
 
 def collect(runs: Path) -> None:
     """Copy records, logs and descriptions of backbones from ``runs``."""
-    for suite in PARTS.values():
+    for suite in SUITES:
         for path in sorted((runs / suite).rglob("*")):
             scored = any(path.parent.parent.glob("*/result.json"))  # a backbone that no task has scored proves nothing
             if path.name in KEPT and scored:
@@ -64,28 +66,61 @@ def collect(runs: Path) -> None:
 
 
 @cache
-def built(suite: str) -> Table | None:
-    """The table of a suite's committed records; None where there are none."""
+def read(suite: str) -> tuple[list[Record], list[InvalidRecord]]:
+    """A suite's committed records."""
     folder = RECORDS / suite
-    if not folder.is_dir():
-        return None
-    records, invalid = read_records([folder])
-    return build(records, invalid, suite=suite, declared=declared_settings)
+    return read_records([folder]) if folder.is_dir() else ([], [])
 
 
-def table(suite: str) -> str:
+@cache
+def built(suite: str, *protocols: str) -> Table | None:
+    """The table of a suite's committed records under some protocols; None where there are none."""
+    records, invalid = read(suite)
+    kept = [record for record in records if record.protocol in protocols]
+    return build(kept, invalid, suite=suite, declared=declared_settings) if kept else None
+
+
+def table(suite: str, protocol: str) -> str:
     """A suite's committed records as markdown, with its figures; empty where there are none."""
-    made = built(suite)
+    made = built(suite, protocol)
     if made is None:
         return ""
-    links = [f"![{title}](docs/figures/{name})" for name, (title, _) in drawings(suite).items()]
+    links = [f"![{title}](docs/figures/{name})" for name, (title, _) in drawings(suite, protocol).items()]
     return "\n\n".join([render(made, "md").strip(), *links])
 
 
-def drawings(suite: str) -> dict[str, tuple[str, str]]:
+def by_protocol(suite: str) -> str:
+    """Rows that were scored under several protocols, on the seeds that all of these have, as markdown; no ranks."""
+    of_row: dict[tuple[str, str, str], dict[str, set[int]]] = {}
+    records = [record for record in read(suite)[0] if not record.variant]
+    for record in records:
+        row = of_row.setdefault((record.objective, record.backbone, record.budget), {})
+        row.setdefault(record.protocol, set()).add(record.seed)
+    seeds = {row: set.intersection(*found.values()) for row, found in of_row.items() if len(found) > 1}
+    kept = [record for record in records
+            if record.seed in seeds.get((record.objective, record.backbone, record.budget), ())]
+    made = build(kept, suite=suite, declared=declared_settings)
+    parts = []
+    for group in made.groups:
+        heads: dict[str, str] = {}
+        for column in made.columns:
+            heads.setdefault(column.task, f"{column.task} · {column.measure}")
+        rows = [["protocol", "objective", *heads.values()], ["---"] * (2 + len(heads))]
+        for protocol in PROTOCOL_ORDER:
+            for row in group.rows:
+                cells = [row.cells.get(f"{task}.{protocol}") for task in heads]
+                if any(cell and cell.n for cell in cells):
+                    rows.append([protocol, row.objective, *(cell.seeds_text if cell else "–" for cell in cells)])
+        many = sorted({str(seed) for row, found in seeds.items() if row[2] == group.budget for seed in found})
+        parts += [f"**Suite {suite}, {group.heading[0].lower()}{group.heading[1:]}, seed {', '.join(many)}.**",
+                  "\n".join("| " + " | ".join(row) + " |" for row in rows)]
+    return "\n\n".join(parts)
+
+
+def drawings(suite: str, protocol: str) -> dict[str, tuple[str, str]]:
     """Figures of a suite: file name -> title, SVG. For each budget scores with intervals, and cost against score."""
     found = {}
-    made = built(suite)
+    made = built(suite, protocol)
     for group in made.groups if made else ():
         kinds = {
             "scores": ("scores with 95 % intervals (thick: seeds, thin: test items)", figures.bars),
@@ -110,7 +145,7 @@ def arithmetic() -> str:
     from objectives.arithmetic import Arithmetic
 
     rows: dict[str, str] = {}
-    for suite in PARTS.values():
+    for suite in SUITES:
         for name, recipe in sorted(recipes().items()):
             if not recipe.trains:
                 continue
@@ -126,14 +161,16 @@ def arithmetic() -> str:
 
 
 def html() -> str:
-    """All suites as one page."""
-    made = [made for suite in PARTS.values() if (made := built(suite)) is not None]
+    """All suites as one page, the protocols that README does not rank in tables of their own."""
+    protocols = [(suite, rest) for suite, first in PARTS.values()
+                 for rest in ((first,), tuple(name for name in PROTOCOL_ORDER if name != first))]
+    made = [made for suite, shown in protocols if (made := built(suite, *shown)) is not None]
     return page(made, [pair for one in made for pair in beside(one)], analyses=read_analyses([RECORDS]))
 
 
 def secrets() -> str:
     """The claims about masked image modelling held against the records, as markdown."""
-    return claims.document(read_records([RECORDS])[0], read_analyses([RECORDS]), list(PARTS.values()))
+    return claims.document(read_records([RECORDS])[0], read_analyses([RECORDS]), list(SUITES))
 
 
 def objectives() -> str:
@@ -148,7 +185,8 @@ def objectives() -> str:
 
 def written(text: str) -> str:
     """README with every part made anew."""
-    made_by = {**{name: partial(table, suite) for name, suite in PARTS.items()}, "objectives": objectives,
+    made_by = {**{name: partial(table, *part) for name, part in PARTS.items()}, "objectives": objectives,
+               **{f"protocols of {suite}": partial(by_protocol, suite) for suite in ("embedded", "mini")},
                "hours": partial(scaling.hours, ("mae", "simmim", "maskdistill", "dino"))}
     for name, make in made_by.items():
         pattern = re.compile(rf"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -168,7 +206,7 @@ def main() -> int:
     if "--flops" in sys.argv:
         ARITHMETIC.write_text(arithmetic(), encoding="utf-8")
     path = ROOT / "README.md"
-    drawn = {FIGURES / n: svg for suite in PARTS.values() for n, (_, svg) in drawings(suite).items()}
+    drawn = {FIGURES / n: svg for part in PARTS.values() for n, (_, svg) in drawings(*part).items()}
     made = {path: written(path.read_text(encoding="utf-8")), PAGE: html(), SECRETS: secrets(),
             SCALING: scaling.page(read_records([RECORDS])[0], CURVES), **drawn}
     stale = set(FIGURES.glob("*.svg")) - set(drawn)

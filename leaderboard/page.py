@@ -37,8 +37,9 @@ class _Block(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """One suite."""
+    """One suite, or some protocols of it."""
 
+    heading: str
     table: Table
     blocks: list[_Block]
     learned: str  # HTML
@@ -67,8 +68,8 @@ def page(
     runs = sum(len(row.runs) for one in tables for row in one.rows)
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
     return template.render(
-        parts=[_part(number, one, analyses) for number, one in enumerate(tables, 1)], filters=filters,
-        title=", ".join(one.suite for one in tables if one.suite) or "no records",
+        parts=[_part(number, one, tables, analyses) for number, one in enumerate(tables, 1)], filters=filters,
+        title=", ".join(_once(one.suite for one in tables if one.suite)) or "no records",
         counts=f"{rows:,} row{'s' * (rows != 1)}, {runs:,} record{'s' * (runs != 1)}.",
         classes={1: " best", 2: " second"}, style=STYLE, script=SCRIPT, cost_of_a_seed=figures.COST_OF_A_SEED,
         script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
@@ -82,15 +83,18 @@ def _once(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _part(number: int, table: Table, analyses: Sequence[Record]) -> _Part:
+def _part(number: int, table: Table, tables: Sequence[Table], analyses: Sequence[Record]) -> _Part:
+    mine = [one for one in tables if one.suite == table.suite]
+    protocols = f": {', '.join(_once(column.protocol for column in table.columns))}" if len(mine) > 1 else ""
     blocks = []
     for place, group in enumerate(table.groups or (Group("", ()),), 1):
         drawn = [(c, figures.bars(group.rows, c), figures.pareto(group.rows, c)) for c in table.columns]
         rows = [(row, _runs(row), f"row-{number}-{place}-{i}") for i, row in enumerate(group.rows, 1)]
         width = len(group.left_heads) + len(table.columns) + len(group.right_heads)
         blocks.append(_Block(group, rows, [part for part in drawn if part[1]], width))
-    learned = section(analyses, [run for row in table.rows for run in row.runs], table.suite) if analyses else ""
-    return _Part(table, blocks, learned)
+    runs = [run for one in mine for row in one.rows for run in row.runs]
+    learned = section(analyses, runs, table.suite) if analyses and table is mine[0] else ""
+    return _Part(f"Suite {table.suite or '–'}{protocols}", table, blocks, learned)
 
 
 def _runs(row: Row) -> dict[str, Any]:

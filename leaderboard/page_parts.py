@@ -234,7 +234,7 @@ numbers, settings, curves, environment, and the command that makes them again.</
 {%- for part in parts %}
 {%- set table = part.table %}
 <section data-suite="{{ table.suite or '' }}">
-<h2>Suite {{ table.suite or '–' }}</h2>
+<h2>{{ part.heading }}</h2>
 {%- for block in part.blocks %}
 {%- set group = block.group %}
 <div data-budget="{{ group.budget }}">

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.errors import RequestError, unknown
-from benchmarks.options import TableFormat
+from benchmarks.options import TableFormat, names
 
 if TYPE_CHECKING:
     from leaderboard.records import InvalidRecord, Record
@@ -24,6 +24,9 @@ def leaderboard(
     suite: Annotated[str, typer.Option(help="Suite to show; with --format html also `all`.")] = "embedded",
     output_format: TableFormat = "terminal",
     output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="Only cells of these protocols, separated by commas: ranks among them alone.")
+    ] = "",
     published: Annotated[bool, typer.Option("--published", help="Add published numbers on the same data.")] = False,
     analyses: Annotated[
         bool, typer.Option("--analyses", help="Print analyses beside the scores instead, with correlations (markdown).")
@@ -42,6 +45,12 @@ def leaderboard(
         if not folder.is_dir():
             raise RequestError(f"--runs {folder}: no such folder")
     records, invalid = read_records(folders)
+    if protocol:
+        known = {record.protocol for record in records}
+        for name in names(protocol):
+            if name not in known:
+                raise unknown("protocol of these records", name, known)
+        records = [record for record in records if record.protocol in names(protocol)]
     if suite == "all":
         if output_format != "html":
             raise RequestError("--suite all makes one page of all suites: add --format html, or name one suite")

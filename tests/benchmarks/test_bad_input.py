@@ -297,6 +297,7 @@ PLACES = [
         damage=lambda place: write("../mine/letter.txt", "dear")(place)),
     Row("leaderboard of no folder", ["leaderboard", "--runs", "{tmp}/nothing"], "no such folder"),
     Row("leaderboard of another suite", ["leaderboard", "--runs", "{runs}", "--suite", "mino"], "did you mean 'mini'"),
+    Row("leaderboard of another protocol", [*BOARD, "--protocol", "frosen"], "did you mean 'frozen'"),
     Row("all suites as text", ["leaderboard", "--runs", "{runs}", "--suite", "all"], "--format html"),
     Row("output into a folder", [*BOARD, "--output", "{tmp}"], "{tmp}"),
     Row("data that are missing", ["data", "verify", "--suite", "mini", "--data-root", "{tmp}"], "no", HURT),

@@ -23,7 +23,6 @@ from benchmarks.verify import verify
 from downstream.task import TASKS
 from leaderboard.records import InvalidRecord, read_record, read_records, same_result, write_record
 
-
 OURS = {name: info for name, info in TASKS.items() if name != "pose_lsp"}  # suite mini's
 
 

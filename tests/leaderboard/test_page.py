@@ -159,6 +159,14 @@ def test_several_suites_and_published_numbers(make_record):
     assert "on other data" not in Page(page(build([make_record(50.0)]))).text
 
 
+def test_protocols_of_a_suite_may_be_parts_of_their_own(make_record):
+    tables = [build([make_record(50.0, protocol=protocol)]) for protocol in ("frozen", "finetune")]
+    text = page([*tables, build([make_record(50.0, suite="mini")])])
+    headings = ["Suite embedded: frozen", "Suite embedded: finetune", "Suite mini"]
+    assert re.findall("<h2>(.*?)</h2>", text)[:3] == headings
+    assert "<title>Leaderboard: embedded, mini<" in text
+
+
 def test_a_row_shows_the_pictures_beside_its_backbone(runs):
     folder = runs / "embedded" / "o0" / "seed0" / "pretrain"
     folder.mkdir()

@@ -377,3 +377,16 @@ def test_seeds_on_different_items_are_not_averaged(make_record):
     assert "left out of the mean: test data: d0, the column's d1" in table.notes[0]
     same = [with_items(make_record, range(s, s + 20), "a", seed=s) for s in range(2)]
     assert cells(build(same))["a"].items95 is not None
+
+
+def test_protocols_are_compared_on_the_seeds_that_all_have(monkeypatch, make_record):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs")
+    import make
+
+    records = [make_record(10.0 + seed, objective="mae", seed=seed) for seed in range(3)]
+    records += [make_record(40.0, objective="mae", protocol="finetune", seed=1), make_record(90.0, objective="simmim")]
+    monkeypatch.setattr(make, "read", lambda suite: (records, []))
+    text = make.by_protocol("embedded")
+    assert "seed 1.**" in text
+    assert [line.split(" | ")[:3] for line in text.splitlines()[4:]] == [
+        ["| frozen", "mae", "11.00 |"], ["| finetune", "mae", "40.00 |"]]

@@ -133,7 +133,7 @@ def board(records: Sequence[Record]) -> str:
         backbone = (record.suite, record.objective, str(record.variant), record.budget, record.seed)
         if record.cost["pretrain_seconds"] and backbone not in paid and (used := cores(record, "pretraining")):
             paid.add(backbone)
-            spent[record.suite, "pre-training"].append(record.cost["pretrain_seconds"] * used)
+            spent[record.suite, f"pre-training, budget {record.budget}"].append(record.cost["pretrain_seconds"] * used)
     rows = [
         [suite, part, len(values), f"{statistics.median(values):.0f}", f"{min(values):.0f}–{max(values):.0f}"]
         for (suite, part), values in sorted(spent.items())

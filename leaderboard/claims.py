@@ -373,7 +373,7 @@ Made by `python docs/make.py` from the committed records, do not edit; a test co
 "Revealing the Dark Secrets of Masked Image Modeling" (Xie et al., CVPR 2023,
 [2205.13543](https://arxiv.org/abs/2205.13543)) compares SimMIM with supervised pre-training on ImageNet at the size of
 Swin V2-B. Here its four claims are held against the backbones of this suite, each objective for itself. Figures stand
-in leaderboard.html and come from `bench analyze --figures DIR`.
+in [leaderboard.html](leaderboard.html) and come from `bench analyze --figures DIR`.
 
 **Rule.** A difference is taken seed by seed and has a 95 % interval over the common seeds (Student t). A claim of
 *more* or *less* (*nearer*) **{HOLDS}** where that interval lies wholly on the claimed side of 0, or of the margin that

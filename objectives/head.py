@@ -116,6 +116,7 @@ class LightDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.predict = _linear(width, out_width)
         _xavier(self.blocks)
+        self.dropped: bool | None = None  # whether the student leaves hidden tokens out; None: their number tells
 
     def forward(self, tokens: Tensor, mask: Tensor | None, visible: Tensor | None = None) -> Tensor:
         """Prefix and visible tokens (B, P + V, D) and mask (B, L), or all tokens (B, P + L, D) -> (B, L, C).
@@ -124,7 +125,8 @@ class LightDecoder(nn.Module):
         """
         x = self.embed(tokens)
         count = len(self.positions)
-        if mask is None or tokens.shape[1] >= count:
+        dropped = tokens.shape[1] < count if self.dropped is None else self.dropped
+        if mask is None or not dropped:
             seen = count
         else:
             visible = places_of(mask)[0] if visible is None else visible

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from objectives.backbone import create_backbone, geometry_of, has_class_token, prefix_of
 from objectives.corruption import Seen
+from objectives.head import LightDecoder
 from objectives.patches import places_of
 from objectives.pictures.augment import finish
 from objectives.precision import exact, sent
@@ -72,6 +73,8 @@ class Objective(BaseModel):
                 f"objective.head.type={slots['head']['type']} needs a backbone with a class token and no registers"
             )
         self.loss = build("loss", slots["loss"], geometry=self.geometry)
+        if isinstance(self.head, LightDecoder):
+            self.head.dropped = isinstance(self.student, VisibleStudent)
         if isinstance(self.student, VisibleStudent) and not self.corruption.even:
             raise ObjectiveError(
                 "objective.corruption.exact=False hides another number of patches in each picture, but VisibleStudent "
@@ -218,7 +221,13 @@ class Objective(BaseModel):
     @property
     def _compares(self) -> bool:
         """Whether the loss holds all pictures of a batch against each other."""
-        return getattr(self.loss, "compares", not getattr(self.loss, "divisible", True))
+        return getattr(self.loss, "compares", not self._apart)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the loss of a batch is the mean of those of its parts."""
+        where_even = getattr(self.loss, "divisible_where_even", False) and self.corruption.even
+        return where_even or getattr(self.loss, "divisible", True)
 
     def _only_masked(self, seen: Seen) -> bool:
         return seen.mask is not None and self.loss.region == "masked"
@@ -298,7 +307,7 @@ class Objective(BaseModel):
     @property
     def _divisible(self) -> bool:
         """Whether the pictures of a batch can be taken one part after another."""
-        return not self.mixes and getattr(self.loss, "divisible", True) and self.teacher.sees != "seen"
+        return not self.mixes and self._apart and self.teacher.sees != "seen"
 
     def _halve(self, count: int) -> None:
         if not self._divisible:

@@ -38,6 +38,7 @@ from objectives.pictures.source import Source
 from objectives.pictures.stream import Stream
 from objectives.recipe import Crop, ObjectiveError, Optimiser, scaled_lr, weight_decay_at
 from objectives.teacher import Progress
+from objectives.tokenizer import SEED
 from objectives.waiting import Waiting
 
 CHECKPOINT_EVERY = 100  # steps; a kill costs at most these
@@ -89,11 +90,20 @@ class PretrainJob:
         return None if self.fixed_crop else self.crop
 
 
+SHORT_WARMUP = 100  # steps that are warm-up enough where a training is too short for its paper's share
+
+
 class _Runner(Runner):
-    """mmengine's, without its initialisation of weights, which would send each process's own part to the others."""
+    """mmengine's, without its initialisation of weights, which would send each process's own part to the others.
+
+    The model stays on the device that it lies on, where mmengine takes the first GPU of the machine.
+    """
 
     def _init_model_weights(self) -> None:
         pass
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        return super().wrap_model(model_wrapper_cfg, model) if self.distributed else model
 
 
 class _Steps(Hook):
@@ -209,7 +219,8 @@ class _Views:
     def draw(self, step: int, count: int) -> Tensor:
         generator = self.objective.generator.manual_seed(step)  # seeded anew by every step of pre-training
         chosen = torch.randint(len(self.pictures), (count,), generator=generator)
-        images = self.pictures.crops(chosen.tolist(), [step] * count, self.objective.view, self.job.cut, self.job.seed)
+        # a tokenizer is the same for every seed of an objective: what it sees must not be the first one's
+        images = self.pictures.crops(chosen.tolist(), [step] * count, self.objective.view, self.job.cut, SEED)
         return self.objective.augment(images)[0]
 
     @torch.no_grad()
@@ -337,6 +348,14 @@ def parameter_groups(objective: Objective, weight_decay: float) -> list[dict[str
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
+def warmup_steps(settings: Optimiser, steps: int) -> int:
+    """Steps of a training in which its learning rate rises: see :class:`~objectives.recipe.Optimiser`."""
+    if steps < 4 or settings.warmup == 0:
+        return 0
+    floor = min(SHORT_WARMUP, round(0.05 * steps))
+    return min(steps - 1, max(2, floor, round(settings.warmup * steps)))  # LinearLR needs two steps to arrive
+
+
 def _train(
     objective: Objective, job: PretrainJob, pictures: Source, started: float
 ) -> tuple[Objective, list[dict[str, float]], float]:
@@ -350,8 +369,7 @@ def _train(
         compile_blocks(objective)
     model, groups = parallel.wrap(objective, groups, job.sharded)
     wrapper = optimiser_wrapper(groups, settings, lr, how)
-    # the paper's share of the schedule, at least 5 % of a short one; mmengine's LinearLR needs two steps to arrive
-    warmup = max(2, round(max(settings.warmup, 0.05) * job.steps)) if job.steps >= 4 else 0
+    warmup = warmup_steps(settings, job.steps)
     schedulers = [
         {"type": "CosineAnnealingLR", "by_epoch": False, "begin": warmup, "end": job.steps,
          "T_max": max(1, job.steps - warmup), "eta_min_ratio": settings.min_lr}

@@ -41,7 +41,8 @@ class Optimiser:
         width: width of the paper's backbone, in channels.
         betas, weight_decay: of AdamW; no decay on biases, norms and other 1-D parameters.
         weight_decay_end: what the weight decay becomes by the last step, along a cosine (DINO); None: it stays.
-        warmup: share of the schedule spent warming up linearly.
+        warmup: share of the schedule spent warming up linearly. A short one gets 5 % at least (100 steps are enough),
+            so that shares below that differ in long ones only; 0: none.
         min_lr: final learning rate, as a share of ``lr``.
         clip: largest gradient norm, or None.
         drop_path: stochastic depth of the student while pre-training.
@@ -67,8 +68,8 @@ class Optimiser:
             _need(f"optimiser.{name}", value, "a whole number, at least 1", lambda v: isinstance(v, int) and v >= 1)
         _need("optimiser.betas", self.betas, "two numbers from 0 to below 1", lambda v: 0 <= v < 1, many=2)
         _need("optimiser.drop_path", self.drop_path, "a number from 0 to below 1", lambda v: 0 <= v < 1)
-        for name in ("warmup", "min_lr"):
-            _need(f"optimiser.{name}", getattr(self, name), "a share from 0 to 1", lambda v: 0 <= v <= 1)
+        _need("optimiser.warmup", self.warmup, "a share from 0 to below 1", lambda v: 0 <= v < 1)
+        _need("optimiser.min_lr", self.min_lr, "a share from 0 to 1", lambda v: 0 <= v <= 1)
         _need("optimiser.weight_decay", self.weight_decay, "a number from 0 on", lambda v: 0 <= v < math.inf)
         end = 0.0 if self.weight_decay_end is None else self.weight_decay_end
         _need("optimiser.weight_decay_end", end, "a number from 0 on", lambda v: 0 <= v < math.inf)

@@ -1,7 +1,8 @@
 """Corruptions that show the student several augmented crops of a picture (MoCo v3, DINO).
 
 All of it works on whole batches, on the pictures' device; what is drawn, is drawn for each picture, on the CPU from
-the generator that is passed in. The clean view is twice the side of the student's picture: crops keep detail.
+the generator that is passed in. The clean view is twice the side of the student's picture, so that crops keep detail;
+suites that hold their pictures in memory hold them at the student's size, of which the view is an enlargement.
 """
 
 from __future__ import annotations

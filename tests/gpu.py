@@ -1,6 +1,6 @@
 """What wants a GPU, in at most eight minutes: ``make gpu-check``.
 
-    python tests/gpu.py [--output benchmarks/speed/gpu.json] [--runs runs/gpu] [--parts peers,job]
+    python tests/gpu.py [--output benchmarks/speed/gpu.json] [--runs gpu-runs] [--parts peers,job]
 
 The GPU tests, training steps of every objective and of mmpretrain's at ViT-B/16 and 224 px in bf16, compiled steps, and
 the main job. Each part has its share of the time; one that fails or does not end in time is named, the others go on.
@@ -63,7 +63,7 @@ def parts(device: str, tiny: bool, runs: Path, scratch: Path) -> list[Part]:
 
     tasks = "classification" if tiny else "all"
     job = [*bench, "run", "--objective", "maskdistill", "--tasks", tasks, "--device", device, "--runs", str(runs),
-           *options(TINY_JOB if tiny else [])]
+           "--overwrite", "always", *options(TINY_JOB if tiny else [])]
     return [
         Part("tests", [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py"], 60),
         speed("peers", PEERS, 256, 90, "--peer", "mmpretrain"),
@@ -88,7 +88,8 @@ def carry_out(part: Part) -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="The checks that want a GPU.")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "speed" / "gpu.json")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "gpu")
+    # a folder of its own: beneath runs/ the board would find two results for one cell
+    parser.add_argument("--runs", type=Path, default=ROOT / "gpu-runs")
     parser.add_argument("--parts", default="", help="only these: tests, peers, compiled, objectives, job")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes for a processor, without limits of time")

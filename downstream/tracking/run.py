@@ -138,7 +138,6 @@ def train(job: Job, settings: Settings, model: SingleObjectTracker, frames: Fram
     rows = [{"step": step, "loss": round(loss, 6)} for step, loss in enumerate(losses, 1) if step % LOG_EVERY == 0]
     (job.work_dir / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.rmtree(job.work_dir / "mmengine", ignore_errors=True)
-    model.to(job.device)  # the Runner takes a GPU where there is one
     return losses
 
 

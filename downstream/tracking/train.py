@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from mmengine.dataset import default_collate
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
+from downstream.optimise import PlacedRunner
 from downstream.tracking.model import SingleObjectTracker
 from downstream.tracking.pairs import FeatureDataset, PairDataset
 from downstream.watch import Watch
@@ -75,7 +75,7 @@ def optimise(
         schedule.append({"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": end, "by_epoch": False})
     device = next(model.parameters()).device.type
     wrapper = {"type": "AmpOptimWrapper", "dtype": "bfloat16"} if amp and device == "cuda" else {"type": "OptimWrapper"}
-    runner = Runner(
+    runner = PlacedRunner(
         model=model,
         work_dir=str(work_dir / "mmengine"),
         experiment_name=f"tracking-{time.time_ns()}",  # mmengine refuses a name it has seen

@@ -64,6 +64,11 @@ def room(cache: Path, free_memory: int) -> int:
     return int(SHARE * min(free_memory, shutil.disk_usage(cache).free))
 
 
+def place(cache: Path, key: str) -> Path:
+    """The decoded set of that name, made or not."""
+    return cache / f"decoded-{key[:16]}.bin"
+
+
 def make(
     store: Store, size: int, crop: Crop | None, cache: Path, key: str, threads: int,
     progress: Callable[[str, int, int], None],
@@ -76,7 +81,7 @@ def make(
     Raises:
         PictureError: a picture is damaged.
     """
-    path = cache / f"decoded-{key[:16]}.bin"
+    path = place(cache, key)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():

@@ -104,7 +104,8 @@ def _pictures(path: Path) -> Iterator[tuple[int | str, int, int]]:
                 if f".{ending.lower()}".endswith(SUFFIXES):
                     entry[1] = (member.offset_data, member.size)
                 elif ending in ("cls", "json"):
-                    entry[0] = _label(tar.extractfile(member).read(), ending)  # type: ignore[union-attr]
+                    label = _label(tar.extractfile(member).read(), ending)  # type: ignore[union-attr]
+                    entry[0] = entry[0] if label is None else label
                 if None not in entry:
                     yield entry[0], *entry[1]
                     del waiting[str(folder / stem)]
@@ -118,6 +119,13 @@ def _pictures(path: Path) -> Iterator[tuple[int | str, int, int]]:
             yield PurePosixPath(key).parent.name, *place
 
 
-def _label(data: bytes, ending: str) -> int | str:
-    text = json.loads(data)["label"] if ending == "json" else data.decode().strip()
+def _label(data: bytes, ending: str) -> int | str | None:
+    """None: metadata without a label."""
+    if ending == "cls":
+        text = data.decode().strip()
+    else:
+        content = json.loads(data)
+        text = content.get("label") if isinstance(content, dict) else None
+        if isinstance(text, bool) or not isinstance(text, (int, str)):
+            return None
     return int(text) if str(text).isdecimal() else str(text)

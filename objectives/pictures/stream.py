@@ -56,13 +56,15 @@ class Stream:
         """
         if cache is None or seen < decoded.PASSES * len(self):
             return
-        need, room = decoded.needed(self.store, size, crop), decoded.room(cache, free_memory)
-        if need > room:
-            self.undecoded = (
-                f"room for the decoded set, twice its {need / 2**30:.0f} GiB free in memory and on the disk of {cache}"
-            )
-            return
         key = decoded.key(self.fingerprint, size, crop)
+        if not decoded.place(cache, key).is_file():  # one that is there has taken its room already
+            need, room = decoded.needed(self.store, size, crop), decoded.room(cache, free_memory)
+            if need > room:
+                self.undecoded = (
+                    f"room for the decoded set, twice its {need / 2**30:.0f} GiB free in memory and on the disk of "
+                    f"{cache}"
+                )
+                return
         self.decoded[size, crop] = decoded.make(self.store, size, crop, cache, key, self.threads, progress)
 
     def squares(self, index: Tensor, size: int) -> Tensor:

@@ -346,6 +346,12 @@ def test_a_rate_that_diverges_is_said_so(make_job):
         evaluate(make_job("classification", "finetune", lr=float("nan"), epochs=3))
 
 
+@pytest.mark.parametrize("protocol", ["frozen", "finetune"])
+def test_the_device_is_the_jobs_and_not_the_first_that_mmengine_finds(protocol, make_job, monkeypatch):
+    monkeypatch.setattr("mmengine.runner.runner.get_device", lambda: pytest.fail("asked for a device"))
+    evaluate(make_job("depth", protocol, lr=1e-3, epochs=1))
+
+
 # --- real pictures ----------------------------------------------------------------------------------------------------
 
 

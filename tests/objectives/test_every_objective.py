@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from objectives import recipe as recipes
 from objectives.compatibility import BACKBONES
-from objectives.pretrain import _Steps, build, parameter_groups, prepare, pretrain
+from objectives.pretrain import _Steps, build, parameter_groups, prepare, pretrain, warmup_steps
 
 TRAINED = sorted(name for name, recipe in recipes.recipes().items() if recipe.trains)
 
@@ -140,3 +140,20 @@ def test_cached_targets_equal_fresh_ones(make_job, pictures, tmp_path):
         objective.begin_step(0, 0)
         losses.append(objective(**batch(pictures), mode="loss")["loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)  # float16 targets
+
+
+def test_warm_up_is_the_papers_share_and_long_enough_in_short_trainings():
+    def steps(warmup, count):
+        return warmup_steps(recipes.Optimiser(lr=1e-3, batch=256, warmup=warmup), count)
+
+    assert [steps(0.1, n) for n in (3, 4, 375, 2000)] == [0, 2, 38, 200]
+    assert [steps(1 / 80, n) for n in (375, 2000, 750_000)] == [19, 100, 9375]  # 5 %, 100 steps, the share
+    assert [steps(0.0, n) for n in (375, 750_000)] == [0, 0]
+    assert steps(0.999, 10) == 9
+    with pytest.raises(recipes.ObjectiveError, match="below 1"):
+        recipes.Optimiser(lr=1e-3, batch=256, warmup=1)
+
+
+def test_the_device_is_the_jobs_and_not_the_first_that_mmengine_finds(make_job, pictures, monkeypatch):
+    monkeypatch.setattr("mmengine.runner.runner.get_device", lambda: pytest.fail("asked for a device"))
+    assert pretrain(make_job("mae"), pictures).is_dir()

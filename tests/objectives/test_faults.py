@@ -201,7 +201,7 @@ def one_step(job, pictures, limit):
     return wrapper.seen, loss
 
 
-TOGETHER = {"moco_v3", "dino", "zoomed_in_mask"}  # their losses compare or weigh the pictures of a batch
+TOGETHER = {"moco_v3", "dino"}  # their losses compare the pictures of a batch
 
 
 def exact(job):

@@ -170,3 +170,15 @@ def test_another_teacher_behind_the_same_path_makes_another_tokenizer(tmp_path):
         told.append(VQKD(GEOMETRY, source=f"timm:{NAME}", source_weights=str(path), codes=8, steps=1).settings())
     assert told[0] == told[1] != told[2]
     assert "files" not in VQKD(GEOMETRY, codes=8, steps=1).settings()
+
+
+def test_layers_count_from_the_end_too(images, tmp_path):
+    vit(tmp_path / "w.safetensors")
+    count = len(teacher(tmp_path / "w.safetensors").network.blocks)
+    for layer in (-2, -count):
+        made, counted = (teacher(tmp_path / "w.safetensors", layer=n) for n in (layer, count + layer))
+        assert torch.equal(made(images, None), counted(images, None))
+        assert not torch.allclose(made(images, None), teacher(tmp_path / "w.safetensors")(images, None))
+    for layer in (count, -count - 1):
+        with pytest.raises(ObjectiveError, match="the teacher has no such layer"):
+            teacher(tmp_path / "w.safetensors", layer=layer)

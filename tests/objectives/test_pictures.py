@@ -70,8 +70,10 @@ def write_shards(root, folder, labelled="cls"):
             for name, label in FILES[8 * shard : 8 * shard + 8]:
                 stem, ending = name.split("/")[1].split(".") if labelled else name.split(".")
                 parts = {ending: (folder / "train" / name).read_bytes()}
-                if labelled == "cls":
+                if labelled in ("cls", "cls and metadata"):
                     parts["cls"] = str(label).encode()
+                if labelled == "cls and metadata":
+                    parts["json"] = b'{"width": 5, "label": null}'
                 if labelled == "json":
                     parts["json"] = json.dumps({"label": label}).encode()
                 for suffix, data in parts.items():
@@ -81,7 +83,7 @@ def write_shards(root, folder, labelled="cls"):
     return root
 
 
-@pytest.mark.parametrize("labelled", ["cls", "json", ""])
+@pytest.mark.parametrize("labelled", ["cls", "json", "cls and metadata", ""])
 def test_shards_hold_what_folders_hold(labelled, folder, tmp_path):
     root = write_shards(tmp_path / "shards", folder, labelled)
     assert layout(root, "train")[0] == "shards"
@@ -289,6 +291,9 @@ def test_decoded_once_gives_the_same_pixels(folder, tmp_path):
     assert "room for the decoded set" in kept.undecoded
     kept.keep_decoded(32, CROP, 72, tmp_path, 2**40, lambda *_: None)
     assert kept.decoded
+    fuller = stream(folder)
+    fuller.keep_decoded(32, CROP, 72, tmp_path, 1000, lambda *_: None)
+    assert fuller.decoded  # it is there, and needs no more room
     kept.store.read = None  # no file is opened any more
     assert torch.equal(plain.crops(*arguments), kept.crops(*arguments))
     key = decoded.key("fingerprint", 32, CROP)

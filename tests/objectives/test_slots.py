@@ -250,6 +250,17 @@ def test_decoder_fills_the_hidden_places():
     assert decoder(torch.randn(2, 1 + 16, 32), None).shape == (2, 16, 192)
 
 
+def test_decoder_knows_dropped_tokens_by_the_student_not_by_their_number():
+    """One of 16 is hidden: class token and 15 visible ones are as many as all patches."""
+    mask = torch.zeros(2, 16, dtype=torch.bool)
+    mask[:, 5] = True
+    decoder = LightDecoder(VIT, 192, width=32, depth=1, heads=2)
+    decoder.dropped = True
+    assert decoder(torch.randn(2, 16, 32), mask).shape == (2, 16, 192)
+    decoder(torch.randn(2, 16, 32), mask).sum().backward()
+    assert decoder.mask_token.grad.abs().sum() > 0
+
+
 def test_linear_head_refuses_visible_tokens_only():
     mask = torch.ones(2, 16, dtype=torch.bool)
     with pytest.raises(ObjectiveError, match="visible tokens only"):

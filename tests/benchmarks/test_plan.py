@@ -80,6 +80,24 @@ def test_options_reach_their_place():
     assert suites.get("embedded").batch_size != 48  # the registered suite is left alone
 
 
+def test_the_order_of_options_does_not_count():
+    options = ["suite.kwargs.drop_rate=0.1", "suite.kwargs={'img_size': 64, 'patch_size': 16}",
+               "suite.model=vit_small_patch16_224", "suite.input_size=32", "objective.loss.beta=0.5",
+               "objective.loss.type=L1", "suite.batch_size=8"]
+    orders = [options, options[::-1], sorted(options)]
+    made = [resolve(recipes.get("maskdistill"), suites.get("embedded"), "default", order) for order in orders]
+    assert made[0].suite.kwargs == {"img_size": 32, "patch_size": 16, "drop_rate": 0.1}
+    assert made[0].slots["loss"] == {"type": "L1", "beta": 0.5}
+    assert all(other.config() == made[0].config() and other.variant == made[0].variant for other in made[1:])
+    assert set(made[0].variant) == {option.partition("=")[0] for option in options}
+
+
+def test_of_a_key_given_twice_the_last_is_meant():
+    request = Request(["maskdistill"], ["classification"], options=["suite.batch_size=8"])
+    (cell,) = sweep(request, [f"suite.batch_size={suites.get('embedded').batch_size}"])
+    assert cell.pretraining.variant == {}
+
+
 @pytest.mark.parametrize(("raw", "value"), [("3", 3), ("0.5", 0.5), ("True", True), ("[1, 2]", [1, 2]), ("L1", "L1")])
 def test_values_are_literals_or_text(raw, value):
     assert parse_value(raw) == value

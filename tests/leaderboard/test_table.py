@@ -179,6 +179,18 @@ def test_devices_of_a_row_in_words(devices, words, make_record):
     assert build([checked(record) for record in records]).rows[0].cost.device == words
 
 
+@pytest.mark.parametrize(("device", "said"), [("4 CPU cores", "0.20 CPU-h"), ("H200", "0.10 GPU-h")])
+def test_every_process_of_a_launcher_is_paid(make_record, device, said):
+    environment = {**make_record().environment, "threads": {"pretraining": 2, "task": 2},
+                   "processes": {"pretraining": 4, "task": 4}}
+    cost = {**make_record().cost, "device": device}
+    found = build([make_record(cost=cost, environment=environment)]).rows[0].cost
+    assert found.compute_text == said  # (60 + 30) s in four processes, of two cores or one GPU each
+    odd = [make_record(cost=cost, environment={**environment, "processes": told}) for told in (3, {"task": "x"}, None)]
+    assert {build([record]).rows[0].cost.compute_text for record in odd} == {
+        "0.05 CPU-h" if "CPU" in device else "0.03 GPU-h"}  # 90 s: 0.025 h in round numbers
+
+
 def test_unknown_costs_are_a_dash(make_record):
     nothing = dict.fromkeys(make_record().cost) | {"device": "somewhere"}
     found = build([checked(make_record(cost=nothing))]).rows[0]

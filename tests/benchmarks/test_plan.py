@@ -3,7 +3,9 @@
 import pytest
 
 from benchmarks import suite as suites
+from benchmarks.commands.run import Means, computed
 from benchmarks.errors import RequestError
+from benchmarks.execute import Execution
 from benchmarks.plan import Request, digest, parse_value, plan, resolve, sweep
 from objectives import recipe as recipes
 
@@ -150,3 +152,22 @@ def test_a_sweep_keeps_lists_whole_and_names_what_is_wrong():
         sweep(request, ["objective.loss.type="])
     with pytest.raises(RequestError, match="did you mean 'Cosine'"):
         sweep(request, ["objective.loss.type=cosin"])
+
+
+def test_cells_of_other_scenes_are_scored_on_other_data(monkeypatch, tmp_path):
+    def of(suite):
+        return str(suite.scenes["size"])
+
+    def split(execution, own):
+        seen.extend((execution.root.name, cell) for cell in own)
+        return [], own
+
+    cells = sweep(Request(["random_init"], ["depth", "pose"]), ["suite.scenes={'size': 64},{'size': 128}"])
+    seen, means = [], Means("cpu", 1)
+    monkeypatch.setattr("benchmarks.data.data_root", lambda suite, *_: tmp_path / of(suite))
+    monkeypatch.setattr(Execution, "split", split)
+    assert computed(cells, tmp_path, None, means, "only-missing")
+    assert [cell for _, cell in seen] == cells
+    assert [root for root, _ in seen] == [of(cell.pretraining.suite) for cell in cells]
+    with pytest.raises(RequestError, match="--data-root with several"):
+        computed(cells, tmp_path, tmp_path, means, "only-missing")

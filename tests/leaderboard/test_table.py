@@ -402,3 +402,34 @@ def test_protocols_are_compared_on_the_seeds_that_all_have(monkeypatch, make_rec
     assert "seed 1.**" in text
     assert [line.split(" | ")[:3] for line in text.splitlines()[4:]] == [
         ["| frozen", "mae", "11.00 |"], ["| finetune", "mae", "40.00 |"]]
+    # seed 1 of one task failed: no seed is left that both protocols have of every task
+    more = [make_record(0.5, task="depth", seed=0), make_record(None, task="depth", seed=1)]
+    monkeypatch.setattr(make, "read", lambda suite: (records + more, []))
+    assert make.by_protocol("embedded") == ""
+
+
+def test_protocols_beside_each_other_keep_their_marks_and_notes(monkeypatch, make_record):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs")
+    import make
+
+    records = [make_record(10.0, protocol=protocol) for protocol in ("frozen", "finetune")]
+    records += [make_record(20.0, objective="simmim", protocol=protocol, task_version=1 + (protocol == "frozen"))
+                for protocol in ("frozen", "finetune")]
+    monkeypatch.setattr(make, "read", lambda suite: (records, []))
+    text = make.by_protocol("embedded")
+    assert "| frozen | mae | 10.00 <sup>†, 1</sup> |" in text
+    assert "| finetune | mae | 10.00 |" in text
+    assert text.endswith("\n1. mae, classification.frozen: task version 1, not ranked beside version 2")
+
+
+def test_a_page_of_some_protocols_leaves_out_broken_records_of_others(monkeypatch, make_record):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs")
+    import make
+
+    broken = [InvalidRecord(Path(protocol), "damaged", make_record(objective="eva", protocol=protocol).cell)
+              for protocol in ("frozen", "finetune")]
+    monkeypatch.setattr(make, "read", lambda suite: ([make_record()], broken))
+    make.built.cache_clear()
+    made = make.built("embedded", "frozen")
+    make.built.cache_clear()
+    assert [column.id for column in made.columns] == ["classification.frozen"]

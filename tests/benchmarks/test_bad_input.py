@@ -400,6 +400,7 @@ WEIGHTS += [
 ]
 
 RECORDS = [
+    Row("leaderboard of no protocol", [*BOARD, "--protocol", ","], "--protocol ',': name at least one of frozen"),
     Row("record half-written", [*BOARD, "--format", "md"], "not JSON", FINE,
         lambda place: record_path(place).write_text('{"suite": "mi')),
     Row("record that is no text", ["bundle", "{runs}", "{tmp}/x.zip"], "not UTF-8", damage=record_bytes(b"\xff\xfe")),

@@ -28,6 +28,7 @@ from benchmarks.plan import Cell
 from benchmarks.progress import Reporter
 from benchmarks.scheduling import Executor, WorkerLost
 from leaderboard.records import Record
+from objectives.recipe import ObjectiveError
 
 MEMORY = 3 * 2**30  # bytes of a worker on the embedded suite, with room to spare
 REPORT_EVERY = 0.2  # seconds between two reports of a worker
@@ -122,7 +123,7 @@ def _serve(pipe: Connection, execution: Execution) -> None:
 def _check(execution: Execution, cells: Sequence[Cell]) -> Exception | None:
     try:
         execution.check(cells)
-    except RequestError as error:
+    except (RequestError, ObjectiveError) as error:
         return error
     return None
 

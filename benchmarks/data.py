@@ -118,7 +118,7 @@ def roots(section: Mapping[str, Any]) -> list[Path]:
 
 
 def files_below(folder: Path, root: Path) -> Iterator[tuple[str, int]]:
-    """Name (relative to ``root``) and size of every file below ``folder``, in order."""
+    """Name (relative to ``root``) and size of every file below ``folder``, in order; a link to nothing is no file."""
     try:
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
     except OSError:
@@ -127,7 +127,11 @@ def files_below(folder: Path, root: Path) -> Iterator[tuple[str, int]]:
         if entry.is_dir():
             yield from files_below(Path(entry.path), root)
         else:
-            yield os.path.relpath(entry.path, root), entry.stat().st_size
+            try:
+                size = entry.stat().st_size
+            except FileNotFoundError:
+                continue
+            yield os.path.relpath(entry.path, root), size
 
 
 def read_picture(path: Path):

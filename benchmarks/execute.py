@@ -9,7 +9,7 @@ import secrets
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -341,18 +341,26 @@ class Execution:
         pretrain(job, self.pictures(pretraining))
 
     def _clear_stale(self, folder: Path, pretraining: Pretraining) -> None:
-        """A checkpoint is resumed only by the settings that wrote it."""
+        """A checkpoint is resumed only by the settings, the arithmetic and the kind of device that wrote it."""
         wanted = pretraining.fingerprint(self.pictures_fingerprint(pretraining))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "backbone.json").unlink(missing_ok=True)
         for left in folder.glob(".*.tmp"):  # of a process that was killed while it wrote; the lock is ours
             left.unlink()
-        of, request = _marked(folder)
+        of, request, computed = _marked(folder)
+        how = self._computing()
         # a second attempt of the same request, after a worker was lost, goes on from the first one's checkpoints
-        if of != wanted or (self.overwrite == "always" and request != self.request):
+        if of != wanted or computed != how or (self.overwrite == "always" and request != self.request):
             for old in folder.glob("checkpoint-*"):
                 old.unlink()
-            (folder / MARK).write_text(f"{wanted} {self.request}")
+            (folder / MARK).write_text(f"{wanted} {self.request} {how}")
+
+    def _computing(self) -> str:
+        """The kind of device and the arithmetic of a pre-training, in one word."""
+        from objectives.arithmetic import Arithmetic
+
+        device = resolve_device(self.device)
+        return _word(device, asdict(Arithmetic.of(device, self.fast, self.compiled)))
 
     def pictures(self, pretraining: Pretraining) -> Source:
         """The pre-training pictures, loaded once per size."""
@@ -567,13 +575,22 @@ def _pretrain_seconds(about: dict[str, Any]) -> float | None:
     return round(seconds + sum(part for part in shared.values() if isinstance(part, int | float)), 2)
 
 
-def _marked(folder: Path) -> tuple[str, str]:
-    """Whose checkpoints lie in a folder: fingerprint of their settings, and the request that began them."""
+def _word(device: str, arithmetic: Mapping[str, Any]) -> str:
+    """What a pre-training is computed with, in one word."""
+    return ",".join([device.partition(":")[0], *(f"{name}={value}" for name, value in arithmetic.items())])
+
+
+# what marks without such a word stand for: by far the most were made so
+_PLAIN = _word("cpu", {"precision": "fp32", "fused": False, "compiled": False})
+
+
+def _marked(folder: Path) -> tuple[str, str, str]:
+    """Whose checkpoints lie in a folder: fingerprint of their settings, the request that began them, :func:`_word`."""
     try:
-        settings, _, request = (folder / MARK).read_text().partition(" ")
-    except FileNotFoundError:
-        return "", ""
-    return settings, request
+        settings, request, computed = [*(folder / MARK).read_text().split(), "", ""][:3]
+    except (FileNotFoundError, ValueError):
+        return "", "", ""
+    return settings, request, computed or _PLAIN
 
 
 def _time(seconds: float) -> str:

@@ -192,17 +192,21 @@ def resolve(recipe: Recipe, suite: Suite, budget: str, options: Sequence[str]) -
     """Apply ``--cfg-options`` to a recipe and a suite.
 
     Keys: ``objective.<slot>.<key>``, ``optimiser.<key>``, ``crop.<key>``, ``suite.<key>`` (``suite.model``,
-    ``suite.kwargs.depth``, ``suite.images_seen``, …) and ``task.<task>.<key>`` (every protocol of the task).
+    ``suite.kwargs.depth``, ``suite.images_seen``, …) and ``task.<task>.<key>`` (every protocol of the task). Their
+    order does not count, but that of one key given twice the last one is meant.
     """
     if any(option.startswith(("suite.input_size=", "suite.kwargs.img_size=")) for option in options):
         suite = replace(suite, own_size=False)
     slots, variant = recipe.slots(), {}
     optimiser, crop = recipe.optimiser, recipe.crop
+    given: dict[str, Any] = {}
     for option in options:
         key, found, raw = option.partition("=")
         if not found:
             raise RequestError(f"--cfg-options {option!r}: write it as key=value")
-        value = parse_value(raw)
+        given[key] = parse_value(raw)
+    for key in sorted(given, key=_turn):
+        value = given[key]
         room, _, rest = key.partition(".")
         if room == "objective":
             slot, _, field = rest.partition(".")
@@ -233,6 +237,15 @@ def resolve(recipe: Recipe, suite: Suite, budget: str, options: Sequence[str]) -
             raise unknown("option", key, ["objective.", "optimiser.", "crop.", "suite.", "task."])
         variant[key] = value
     return Pretraining(recipe, suite, budget, variant, slots, optimiser, crop, seed=0)
+
+
+def _turn(key: str) -> int:
+    """When an option is applied: what replaces a whole part goes before what changes something in it."""
+    if key == "suite.model":
+        return 0
+    if key == "suite.kwargs" or (key.startswith("objective.") and key.endswith(".type")):
+        return 1
+    return 2 if key == "suite.input_size" else 3  # it sets suite.kwargs.img_size, too
 
 
 def _part(slot: str, name: Any) -> str:

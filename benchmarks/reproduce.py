@@ -7,6 +7,7 @@ default in between does not change what is run; where today's code would plan so
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -200,7 +201,7 @@ def reproduce(
     if not cells:
         raise RequestError(f"{folder}: no record with a number to compare with")
     verdicts: list[str] = []
-    trained: set[Path] = set()  # backbones of this call: one serves all tasks, an earlier call's serves none
+    request = secrets.token_hex(8)  # a backbone of this call serves all tasks, an earlier call's serves none
     for record, cell in cells:
         say(f"{cell.name} ({record.path})")
         for line in differences(record.environment, _environment(device)):
@@ -213,9 +214,7 @@ def reproduce(
                 f"{record.cost['device']}")
             say(f"  command: {record.command}")
             continue
-        overwrite = "only-missing" if cell.pretraining.folder in trained else "always"
-        trained.add(cell.pretraining.folder)
-        verdicts.append(_again(record, cell, output, runs, data_root, device, overwrite, say))
+        verdicts.append(_again(record, cell, output, runs, data_root, device, request, say))
         say(f"  verdict: {verdicts[-1]}")
     return verdicts
 
@@ -232,7 +231,7 @@ def _environment(device: str) -> dict[str, Any]:
 
 
 def _again(
-    record: Record, cell: Cell, output: Path, runs: Path, data_root: Path | None, device: str, overwrite: str, say: Say
+    record: Record, cell: Cell, output: Path, runs: Path, data_root: Path | None, device: str, request: str, say: Say
 ) -> str:
     from benchmarks.data import data_root as find_data
     from benchmarks.execute import Execution, Threads
@@ -243,7 +242,7 @@ def _again(
         root = find_data(cell.pretraining.suite, data_root, runs, reporter.report)
         fast, compiled = arithmetic_of(record)
         execution = Execution(
-            output, root, device, overwrite, reporter, Threads.of(record), fast=fast, compiled=compiled
+            output, root, device, "always", reporter, Threads.of(record), request=request, fast=fast, compiled=compiled
         )
         now, then = execution.task_fingerprint(cell), record.fingerprints["data"]
         if now != then:

@@ -22,11 +22,16 @@ from leaderboard.records import Record
 
 RETRIES = 3  # of a piece of work whose worker died; it goes on from its last checkpoint
 LOOK_EVERY = 1.0  # seconds between looks at what other machines do
+AGAIN_AFTER = 300.0  # seconds until a piece that the cluster refused is offered again, unless another one ends before
 SEEN_WITHIN = 30.0  # seconds in which a file must be seen on another machine: network file systems cache folders
 
 
 class WorkerLost(RuntimeError):
     """A worker ended in the middle of its work."""
+
+
+class Refused(RuntimeError):
+    """The cluster does not take a piece of work now; the message is its reason in one line."""
 
 
 class Executor(ABC):
@@ -78,6 +83,8 @@ class Remote(Executor):
         execution.workers = at_most or 1  # with no limit nothing waits, so that there is no order
         self.under_way: dict[Any, Work] = {}  # by the handle that the cluster gives
         self.lost: Counter[str] = Counter()  # how often the worker of a piece died
+        self.put_off: list[Work] = []  # what the cluster refused
+        self.again_at = 0.0  # when it is offered again
         self.mark = execution.runs / f".shared-{secrets.token_hex(4)}"  # what workers must find
 
     def __enter__(self) -> Remote:
@@ -100,7 +107,11 @@ class Remote(Executor):
 
     @abstractmethod
     def submit(self, piece: Work) -> Any:
-        """Hand ``piece`` to the cluster; a handle."""
+        """Hand ``piece`` to the cluster; a handle.
+
+        Raises:
+            Refused: the cluster does not take it now.
+        """
 
     @abstractmethod
     def done(self) -> list[Any]:
@@ -119,13 +130,23 @@ class Remote(Executor):
         """End what is under way; a training saves its step first."""
 
     def busy(self) -> bool:
-        return bool(self.under_way)
+        return bool(self.under_way or self.put_off)
 
     def takes(self, piece: Work) -> bool:
-        return self.at_most is None or len(self.under_way) < self.at_most
+        return not self.put_off and (self.at_most is None or len(self.under_way) < self.at_most)
 
     def begin(self, piece: Work) -> None:
-        self.under_way[self.submit(piece)] = piece
+        try:
+            handle = self.submit(piece)
+        except Refused as error:
+            if not self.under_way:
+                raise RequestError(f"--executor: the cluster refuses {piece.name}: {error}; finished cells are kept: "
+                                   "mend that, then the same command goes on") from error
+            self.execution.reporter.say(f"{piece.name}: refused by the cluster, to be offered again: {error}")
+            self.put_off.append(piece)
+            self.again_at = time.monotonic() + AGAIN_AFTER
+        else:
+            self.under_way[handle] = piece
 
     def answers(self) -> Iterable[tuple[Work, Any]]:
         done = self.done()
@@ -145,6 +166,10 @@ class Remote(Executor):
             for line in lines:
                 self.execution.reporter.say(line)
             yield piece, result
+        if self.put_off and (done or time.monotonic() >= self.again_at):
+            pieces, self.put_off = self.put_off, []
+            for piece in pieces:
+                self.begin(piece)
 
     def _show(self) -> None:
         for piece in self.under_way.values():

@@ -13,7 +13,7 @@ from benchmarks.crew import divide
 from benchmarks.errors import RequestError, unknown
 from benchmarks.execute import Execution, Work
 from benchmarks.plan import Cell
-from benchmarks.scheduling import LOOK_EVERY, RETRIES, Remote, WorkerLost
+from benchmarks.scheduling import LOOK_EVERY, RETRIES, Refused, Remote, WorkerLost
 
 FOLDER = ".slurm"  # below the runs folder: scripts, logs and results of the jobs
 # option -> submitit's parameter; "cluster" may be local or debug, to try a request out without Slurm
@@ -44,6 +44,10 @@ def parameters(text: str) -> dict[str, Any]:
         else:
             found[name] = value
     return found
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
 
 
 class SlurmJobs(Remote):
@@ -85,7 +89,10 @@ class SlurmJobs(Remote):
     retries = RETRIES
 
     def submit(self, piece: Work) -> Any:
-        return self.jobs.submit(scheduling.work, self.bare, piece, self.mark.resolve())
+        try:
+            return self.jobs.submit(scheduling.work, self.bare, piece, self.mark.resolve())
+        except self.failed as error:  # what sbatch said
+            raise Refused(_last_line(error)) from error
 
     def done(self) -> list[Any]:
         found = [job for job in self.under_way if job.done()]
@@ -97,7 +104,7 @@ class SlurmJobs(Remote):
         try:
             return handle.result()
         except self.failed as error:
-            raise WorkerLost(str(error).strip().splitlines()[-1][:300]) from error
+            raise WorkerLost(_last_line(error)) from error
         except self.unfinished as error:
             raise WorkerLost(
                 f"the job ended without a result, {RETRIES + 1} times ({' '.join(str(error).split())[:200]}); see its "

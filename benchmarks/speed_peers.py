@@ -171,8 +171,8 @@ def shipped(name: str) -> Config:
     return Config.fromfile(Path(find_spec("mmpretrain").origin).parent / ".mim" / "configs" / CONFIGS[name])
 
 
-def build(pretraining: Pretraining) -> tuple[nn.Module, Config, Callable[[], np.ndarray] | None]:
-    """The model with fresh weights, the config that it comes from, and what draws the mask of a picture.
+def configured(pretraining: Pretraining) -> tuple[Config, Callable[[], np.ndarray] | None]:
+    """The model's config at the suite's sizes, and what draws the mask of a picture.
 
     Raises:
         NoPeer: mmpretrain has no such model, or not at these sizes.
@@ -180,11 +180,20 @@ def build(pretraining: Pretraining) -> tuple[nn.Module, Config, Callable[[], np.
     name = pretraining.recipe.name
     if name not in CONFIGS:
         raise NoPeer(f"mmpretrain has no step to compare it with (it has {', '.join(CONFIGS)})")
-    from mmpretrain.registry import MODELS
-
     sizes, config = Sizes(pretraining), shipped(name)
     _MADE[name](config.model, sizes, pretraining)
-    draw = _masks(config, sizes, pretraining)
+    return config, _masks(config, sizes, pretraining)
+
+
+def build(pretraining: Pretraining) -> tuple[nn.Module, Config, Callable[[], np.ndarray] | None]:
+    """The model with fresh weights, the config that it comes from, and what draws the mask of a picture.
+
+    Raises:
+        NoPeer: as :func:`configured`.
+    """
+    config, draw = configured(pretraining)
+    from mmpretrain.registry import MODELS
+
     model = MODELS.build({**config.model, "data_preprocessor": config.data_preprocessor, "_scope_": "mmpretrain"})
     model.init_weights()
     return model, config, draw

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import speed
 from benchmarks.environment import environment
+from benchmarks.errors import RequestError
 from benchmarks.plan import Pretraining
 from benchmarks.progress import Reporter
 from objectives.arithmetic import Arithmetic
@@ -25,9 +26,16 @@ VARIED: dict[str, tuple[float, ...]] = {
 
 
 def variants(pretraining: Pretraining) -> Iterator[tuple[str, int, Pretraining]]:
-    """What is varied, its value, and the pre-training with it."""
+    """What is varied, its value, and the pre-training with it.
+
+    Raises:
+        RequestError: the backbone has no depth to vary.
+    """
     suite = pretraining.suite
-    depth = len(create_backbone(suite.model, suite.kwargs).blocks)
+    net = create_backbone(suite.model, suite.kwargs)
+    if not hasattr(net, "blocks"):  # stages, each of a depth and a picture size of its own
+        raise RequestError(f"--scaling varies the depth of a ViT, and {suite.model} is none; name one by suite.model")
+    depth = len(net.blocks)
     for share in VARIED["batch"]:
         batch = max(1, round(share * suite.batch_size))
         yield "batch", batch, replace(pretraining, suite=replace(suite, batch_size=batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from colorsys import hsv_to_rgb
 from dataclasses import replace
@@ -116,17 +117,21 @@ def shelved(sheets: Sequence[Image.Image]) -> Image.Image:
 
 
 def objective_sheet(pretraining: Pretraining, execution: Execution, rows: int = ROWS) -> Image.Image:
-    """The sheet of one objective (see :func:`shown`), drawn with its backbone's seed; nothing is trained."""
+    """The sheet of one objective (see :func:`shown`), drawn with its backbone's seed; nothing is trained.
+
+    Raises:
+        ObjectiveError: its tokenizer is not in the cache.
+    """
     import torch
 
     set_threads()
     pictures = execution.pictures(pretraining)
     folder = execution.runs / pretraining.folder / "pretrain"
-    from objectives.pretrain import build, load_objective, prepare
+    from objectives.pretrain import build, load_objective, recall
 
     job = execution.pretrain_job(pretraining, folder, "cpu")
     objective = build(job, pictures)
-    prepare(objective, job, pictures)
+    recall(objective, job, pictures, _trained_on(folder))
     load_objective(objective, folder / TRAINED)
     objective.eval()
     objective.begin_step(pretraining.seed, 0)
@@ -135,6 +140,14 @@ def objective_sheet(pretraining: Pretraining, execution: Execution, rows: int = 
         parts = objective(pictures.squares(index, objective.view), pictures.labels[index], index, mode="tensor")
         columns = _columns(objective, parts)
     return _grid(columns, pretraining.label, objective.geometry.input_size)
+
+
+def _trained_on(folder: Path) -> str:
+    """The device that a backbone was trained on; the processor where it does not say."""
+    try:
+        return str(json.loads((folder / "backbone.json").read_text())["environment"]["hardware"]["device"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "cpu"
 
 
 def _columns(objective, parts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -28,8 +28,8 @@ from leaderboard.cost import ARITHMETIC, arithmetic_key
 from leaderboard.page import PICTURE, page
 from leaderboard.published import beside
 from leaderboard.records import ANALYSIS, InvalidRecord, Record, read_records
-from leaderboard.render import render
-from leaderboard.table import PROTOCOL_ORDER, Table, build
+from leaderboard.render import md, render
+from leaderboard.table import PROTOCOL_ORDER, Cell, Table, build
 from objectives.recipe import recipes
 
 ROOT = Path(__file__).parent.parent
@@ -77,6 +77,7 @@ def built(suite: str, *protocols: str) -> Table | None:
     """The table of a suite's committed records under some protocols; None where there are none."""
     records, invalid = read(suite)
     kept = [record for record in records if record.protocol in protocols]
+    invalid = [error for error in invalid if error.cell is None or error.cell.protocol in protocols]
     return build(kept, invalid, suite=suite, declared=declared_settings) if kept else None
 
 
@@ -90,13 +91,14 @@ def table(suite: str, protocol: str) -> str:
 
 
 def by_protocol(suite: str) -> str:
-    """Rows that were scored under several protocols, on the seeds that all of these have, as markdown; no ranks."""
-    of_row: dict[tuple[str, str, str], dict[str, set[int]]] = {}
+    """Rows scored under several protocols, on the seeds that all of a row's tasks there have, as markdown; no ranks."""
+    of_row: dict[tuple[str, str, str], dict[tuple[str, str], set[int]]] = {}
     records = [record for record in read(suite)[0] if not record.variant]
     for record in records:
-        row = of_row.setdefault((record.objective, record.backbone, record.budget), {})
-        row.setdefault(record.protocol, set()).add(record.seed)
-    seeds = {row: set.intersection(*found.values()) for row, found in of_row.items() if len(found) > 1}
+        if record.status == "ok":
+            row = of_row.setdefault((record.objective, record.backbone, record.budget), {})
+            row.setdefault((record.protocol, record.task), set()).add(record.seed)
+    seeds = {row: set.intersection(*found.values()) for row, found in of_row.items() if len({p for p, _ in found}) > 1}
     kept = [record for record in records
             if record.seed in seeds.get((record.objective, record.backbone, record.budget), ())]
     made = build(kept, suite=suite, declared=declared_settings)
@@ -110,11 +112,16 @@ def by_protocol(suite: str) -> str:
             for row in group.rows:
                 cells = [row.cells.get(f"{task}.{protocol}") for task in heads]
                 if any(cell and cell.n for cell in cells):
-                    rows.append([protocol, row.objective, *(cell.seeds_text if cell else "–" for cell in cells)])
+                    rows.append([protocol, row.objective, *(_marked(cell) if cell else "–" for cell in cells)])
         many = sorted({str(seed) for row, found in seeds.items() if row[2] == group.budget for seed in found})
         parts += [f"**Suite {suite}, {group.heading[0].lower()}{group.heading[1:]}, seed {', '.join(many)}.**",
                   "\n".join("| " + " | ".join(row) + " |" for row in rows)]
-    return "\n\n".join(parts)
+    notes = "\n".join(f"{number}. {md(note)}" for number, note in enumerate(made.notes, 1))
+    return "\n\n".join([*parts, notes] if notes else parts)
+
+
+def _marked(cell: Cell) -> str:
+    return md(cell.seeds_text) + (f" <sup>{', '.join(cell.marks)}</sup>" if cell.marks else "")
 
 
 def drawings(suite: str, protocol: str) -> dict[str, tuple[str, str]]:

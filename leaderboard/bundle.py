@@ -216,10 +216,12 @@ def _unpacked(path: Path) -> dict[str, bytes]:
             files: dict[str, bytes] = {}
             left = MAX_BYTES
             for entry in entries:
-                if entry.is_dir():
-                    _check_name(path, entry)
-                    continue
                 _check_name(path, entry)
+                if entry.is_dir():
+                    continue
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # as `bench bundle` writes
+                    raise BundleError(f"{path}: {_shown(entry)} is packed by another method than deflate; "
+                                      "pack the row again by `bench bundle`")
                 if entry.filename in files:
                     raise BundleError(f"{path}: {_shown(entry)} is in it twice")
                 most = min(MAX_FILE_BYTES, left)

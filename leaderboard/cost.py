@@ -26,6 +26,7 @@ from .records import Record
 
 ARITHMETIC = Path(__file__).parent / "arithmetic.json"
 _NOTHING = "–"
+MOST_PROCESSES = 10**6  # a stranger's record may say anything
 _CORES = re.compile(r"(\d{1,6}) CPU cores?")
 _DECIDES_ARITHMETIC = ("objective", "slots", "trains", "model", "kwargs", "input_size", "decoder")
 
@@ -36,7 +37,7 @@ class RowCost:
 
     pretrain_images: int | None  # of one pre-training (the longest, should they differ)
     pretrain_seconds: float | None  # of one pre-training, mean over seeds
-    device_hours: float | None  # pre-training of all seeds, and training and scoring of all their tasks
+    device_hours: float | None  # pre-training of all seeds, and training and scoring of all their tasks; of each GPU
     device: str
     flops: float | None  # of one pre-training; the largest, should they differ
     peak_memory_bytes: int | None  # largest of the records
@@ -56,19 +57,23 @@ class RowCost:
 def row_cost(records: Sequence[Record]) -> RowCost:
     """The cost of a row from its records, whatever their status."""
     # Every task's record repeats what the pre-training of its seed cost: that is counted once a seed.
-    paid: dict[int, tuple[float, int]] = {}
+    paid: dict[int, tuple[float, int, int]] = {}  # seconds, cores, processes
     for record in records:
         if (seconds := record.cost["pretrain_seconds"]) is not None:
-            paid[record.seed] = max((seconds, cores(record, "pretraining")), paid.get(record.seed, (0.0, 0)))
+            own = (seconds, cores(record, "pretraining"), processes(record, "pretraining"))
+            paid[record.seed] = max(own, paid.get(record.seed, (0.0, 0, 1)))
     of_seed = {(record.seed, record.cost["flops"], record.cost["pretrain_images"]): record for record in records}
     spent = [*paid.values()]
-    spent += [(s, cores(record, "task")) for record in records if (s := record.cost["seconds"]) is not None]
-    on_cpu = [seconds * count for seconds, count in spent if count]
-    on_gpu = [seconds for seconds, count in spent if not count]
+    spent += [
+        (seconds, cores(record, "task"), processes(record, "task"))
+        for record in records if (seconds := record.cost["seconds"]) is not None
+    ]
+    on_cpu = [seconds * count for seconds, count, _ in spent if count]
+    on_gpu = [seconds * devices for seconds, count, devices in spent if not count]
     return RowCost(
         pretrain_images=max((i for r in records if (i := r.cost["pretrain_images"]) is not None), default=None),
-        pretrain_seconds=sum(seconds for seconds, _ in paid.values()) / len(paid) if paid else None,
-        device_hours=sum(seconds for seconds, _ in spent) / 3600 if spent else None,
+        pretrain_seconds=sum(seconds for seconds, _, _ in paid.values()) / len(paid) if paid else None,
+        device_hours=sum(s * (1 if count else devices) for s, count, devices in spent) / 3600 if spent else None,
         device=_devices({record.cost["device"] for record in records}),
         flops=max((f for r in of_seed.values() if (f := pretraining_flops(r)) is not None), default=None),
         peak_memory_bytes=max((m for r in records if (m := r.cost["peak_memory_bytes"]) is not None), default=None),
@@ -88,13 +93,24 @@ def _devices(names: set[str]) -> str:
 
 
 def cores(record: Record, part: str) -> int:
-    """Processor cores that ``part`` ("pretraining", "task") of a record kept busy; 0 where it ran on another device."""
+    """Processor cores that ``part`` ("pretraining", "task") of a record kept busy, in all of its processes together.
+
+    0 where it ran on another device.
+    """
     found = _CORES.fullmatch(record.cost["device"])
     if found is None:
         return 0
     threads = record.environment.get("threads")
     used = threads.get(part) if isinstance(threads, dict) else None
-    return min(int(found[1]), used) if type(used) is int and used > 0 else max(1, int(found[1]))
+    each = min(int(found[1]), used) if type(used) is int and used > 0 else max(1, int(found[1]))
+    return each * processes(record, part)
+
+
+def processes(record: Record, part: str) -> int:
+    """Processes of a launcher that did ``part`` of a record together; of a GPU run each has one of its own."""
+    told = record.environment.get("processes")
+    count = told.get(part) if isinstance(told, dict) else None
+    return min(count, MOST_PROCESSES) if type(count) is int and count > 0 else 1
 
 
 def pretraining_flops(record: Record) -> float | None:

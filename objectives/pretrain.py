@@ -242,6 +242,16 @@ def prepare(objective: Objective, job: PretrainJob, pictures: Source) -> None:
     objective.teacher.prepare(_Views(objective, job, pictures), job.device, job.cache, job.progress)
 
 
+def recall(objective: Objective, job: PretrainJob, pictures: Source, trained_on: str) -> None:
+    """Like :func:`prepare`, on the processor and to look at an objective that was trained on a device: reads only.
+
+    Raises:
+        ObjectiveError: a tokenizer trained there is not in the cache.
+    """
+    assert job.cache is not None
+    objective.teacher.recall(_Views(objective, job, pictures), trained_on, job.cache, job.progress)
+
+
 def pretrain(job: PretrainJob, pictures: Source) -> Path:
     """Train the backbone (or only initialise it, for ``random_init``) and write its folder.
 

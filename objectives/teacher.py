@@ -88,6 +88,17 @@ class Teacher(nn.Module):
     def prepare(self, views: Views, device: str, cache: Path | None, progress: Progress) -> None:
         """Called once before pre-training: a tokenizer is trained here, or read from the folder ``cache``."""
 
+    def recall(self, views: Views, trained_on: str, cache: Path, progress: Progress) -> None:
+        """Called instead of :meth:`prepare` to look at a trained objective, on the processor: nothing is trained.
+
+        Args:
+            trained_on: the kind of device that the pre-training ran on.
+
+        Raises:
+            ObjectiveError: a tokenizer is not in ``cache``.
+        """
+        self.prepare(views, "cpu", cache, progress)
+
     def about(self) -> dict[str, Any]:
         """Facts for ``backbone.json``."""
         return {}

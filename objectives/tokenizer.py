@@ -181,9 +181,7 @@ class Tokenizer(IdTeacher):
             self._count(views, device)
         else:
             if cache is not None:
-                # the device counts: its rounding gives another tokenizer
-                key = json.dumps([self.settings(), views.key, torch.device(device).type], sort_keys=True)
-                path = cache / f"tokenizer-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+                path = self._place(views, device, cache)
             if path is None or not self._load(path):
                 started = time.time()
                 self.to(device)
@@ -199,6 +197,25 @@ class Tokenizer(IdTeacher):
                 f"perplexity {self.perplexity:.1f}); raise objective.teacher.steps, or change its lr or codes"
             )
         self.ready = True
+
+    def recall(self, views: Views, trained_on: str, cache: Path, progress: Progress) -> None:
+        if self.weights is not None:
+            super().recall(views, trained_on, cache, progress)
+            return
+        path = self._place(views, trained_on, cache)
+        try:
+            self.load_state_dict(load_file(path))
+        except Exception as error:  # missing or damaged
+            raise ObjectiveError(
+                f"{self.name}: the tokenizer that was trained on {torch.device(trained_on).type} cannot be read from "
+                f"{path} ({type(error).__name__}); name the folder that has it by BENCH_CACHE, or train here anew"
+            ) from error
+        self.ready = True
+
+    def _place(self, views: Views, device: str, cache: Path) -> Path:
+        """Where it is kept once it is trained; the device counts: its rounding gives another tokenizer."""
+        key = json.dumps([self.settings(), views.key, torch.device(device).type], sort_keys=True)
+        return cache / f"tokenizer-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
 
     def _fit(self, views: Views, device: str, progress: Progress) -> None:
         generator = torch.Generator(device).manual_seed(SEED)

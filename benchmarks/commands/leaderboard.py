@@ -46,11 +46,15 @@ def leaderboard(
             raise RequestError(f"--runs {folder}: no such folder")
     records, invalid = read_records(folders)
     if protocol:
-        known = {record.protocol for record in records}
-        for name in names(protocol):
+        wanted = names(protocol)
+        known = {record.protocol for record in records} | {e.cell.protocol for e in invalid if e.cell is not None}
+        if not wanted:
+            raise RequestError(f"--protocol {protocol!r}: name at least one of {', '.join(sorted(known))}")
+        for name in wanted:
             if name not in known:
                 raise unknown("protocol of these records", name, known)
-        records = [record for record in records if record.protocol in names(protocol)]
+        records = [record for record in records if record.protocol in wanted]
+        invalid = [error for error in invalid if error.cell is None or error.cell.protocol in wanted]
     if suite == "all":
         if output_format != "html":
             raise RequestError("--suite all makes one page of all suites: add --format html, or name one suite")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmarks.errors import EXIT_FAILED
+from benchmarks.errors import EXIT_FAILED, RequestError
 from benchmarks.options import (
     Budget,
     CfgOptions,
@@ -184,7 +184,13 @@ def carry_out(
 def computed(
     cells: Sequence[Cell], runs: Path, data_root: Path | None, means: Means, overwrite: str, dry_run: bool = False
 ) -> bool:
-    """Show the plan and run what is missing of the cells; False where ``dry_run`` asked for the plan only."""
+    """Show the plan and run what is missing of the cells; False where ``dry_run`` asked for the plan only.
+
+    Cells of other scenes have data of their own: they come one after the other, when all scenes are there.
+
+    Raises:
+        RequestError: cells of different scenes and one place for their data, among others.
+    """
     from benchmarks.data import data_root as find_data
     from benchmarks.execute import Execution, check_device
     from benchmarks.notes import announced
@@ -202,6 +208,15 @@ def computed(
     check_writable(runs)
     if means.store:
         check_store(means.store)
+    if len(groups := _by_scenes(cells)) > 1:
+        for option, given in (("--data-root", data_root is not None), ("--launcher", means.team is not None)):
+            if given:
+                raise RequestError(f"{option} with several suite.scenes: their data differ; ask for one at a time")
+        with reporter:
+            reporter.begin("data")
+            for own in groups:
+                find_data(own[0].pretraining.suite, None, runs, reporter.report)
+        return all([computed(own, runs, None, means, overwrite, dry_run) for own in groups])
     with reporter:
         reporter.begin("data")
         root = find_data(suite, data_root, runs, reporter.report)
@@ -219,6 +234,16 @@ def computed(
                 crew.check(missing)
                 crew.run(missing)
     return True
+
+
+def _by_scenes(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of each kind of scenes."""
+    from benchmarks.plan import digest
+
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(digest(cell.pretraining.suite.scenes), []).append(cell)
+    return list(found.values())
 
 
 def _show_plan(reporter: Reporter, missing: Sequence[Cell], total: str) -> None:

@@ -149,6 +149,8 @@ def _plans(objective: str, suite: str, options: list[str]) -> list[Pretraining]:
     from objectives.recipe import get, recipes
 
     wanted = [r.name for r in recipes().values() if r.trains] if objective == "all" else names(objective)
+    if not wanted:
+        raise RequestError("--objective: name at least one, or `all`; see `bench list objectives`")
     return [resolve(get(name), suites.get(suite), "default", options) for name in wanted]
 
 
@@ -167,10 +169,9 @@ def _side_by_side(
     """One group after the other, so that no more than one of them fills the memory; its objectives take turns, each
     beside its peer."""
     from benchmarks import speed as timing
-    from benchmarks.speed_peers import NoPeer
 
     speeds, ratios, tops = [], [], {}
-    without, several = 0, sum(len(group) for group in groups) > 1
+    without = _without_peer([plan for group in groups for plan in group], peer) if peer else {}
     for group in groups:
         contestants = []
         for plan in group:
@@ -180,22 +181,39 @@ def _side_by_side(
             ]
             if not peer:
                 continue
-            try:
+            if plan.label in without:
+                reporter.say(f"{plan.label}: timed alone: {without[plan.label]}")
+            else:
                 contestants += [timing.peer(plan, batch, precision, place) for precision in precisions]
-            except NoPeer as reason:
-                if not several:
-                    raise RequestError(f"--peer {peer}: no step of {plan.recipe.name}: {reason}") from reason
-                without += 1
-                reporter.say(f"{plan.label}: timed alone: {reason}")
         rows, pairs, top = timing.measure(contestants, batch, steps, turns, reporter)
         speeds += rows
         ratios += pairs
         tops |= top
         del contestants
         gc.collect()
-    if without == sum(len(group) for group in groups):
-        raise RequestError(f"--peer {peer}: no step of any of these objectives")
     return timing.record(speeds, ratios, tops, groups[0][0], batch, str(place), steps, turns)
+
+
+def _without_peer(plans: Sequence[Pretraining], peer: str) -> dict[str, str]:
+    """Label -> why the peer has no such step; found before anything is measured.
+
+    Raises:
+        RequestError: it has none of them.
+    """
+    from benchmarks.speed_peers import NoPeer, configured
+    from benchmarks.tidy import quiet
+
+    found = {}
+    for plan in plans:
+        try:
+            with quiet():
+                configured(plan)
+        except NoPeer as reason:
+            found[plan.label] = str(reason)
+    if all(plan.label in found for plan in plans):
+        which = f"{plans[0].recipe.name}: {found[plans[0].label]}" if len(plans) == 1 else "any of these objectives"
+        raise RequestError(f"--peer {peer}: no step of {which}")
+    return found
 
 
 def _print(record: dict[str, Any]) -> None:

@@ -236,6 +236,9 @@ REQUESTS = [
     Row("unknown option", run("--protocl", "frozen"), "No such option: --protocl"),
     Row("unknown command", ["runn"], "No such command 'runn'"),
     Row("missing option", ["run"], "Missing option '--objective'"),
+    Row("speed of no objective", ["speed", "--objective", ","], "--objective: name at least one"),
+    Row("speed of a Swin's depth", ["speed", "--scaling", "--cfg-options", "suite.model=swin_tiny_patch4_window7_224"],
+        "varies the depth of a ViT"),
     Row("speed of no steps", ["speed", "--objective", "mae", "--steps", "0"], "--steps 0: at least 1"),
     Row("speed against a stranger", ["speed", "--objective", "mae", "--peer", "mmseg"], "did you mean 'mmpretrain'"),
     Row("speed in no precision", ["speed", "--objective", "mae", "--precision", "fp31"], "did you mean 'fp32'"),
@@ -397,6 +400,7 @@ WEIGHTS += [
 ]
 
 RECORDS = [
+    Row("leaderboard of no protocol", [*BOARD, "--protocol", ","], "--protocol ',': name at least one of frozen"),
     Row("record half-written", [*BOARD, "--format", "md"], "not JSON", FINE,
         lambda place: record_path(place).write_text('{"suite": "mi')),
     Row("record that is no text", ["bundle", "{runs}", "{tmp}/x.zip"], "not UTF-8", damage=record_bytes(b"\xff\xfe")),

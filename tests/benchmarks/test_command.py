@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,16 @@ def test_a_full_disk_is_refused(tmp_path):
 
 def test_leaderboard_of_no_folder_is_refused(tmp_path):
     assert "no such folder" in refused(bench("leaderboard", "--runs", tmp_path / "nothing"))
+
+
+def test_a_leaderboard_of_some_protocols_leaves_out_broken_records_of_others(call, tmp_path):
+    whole = sorted((Path(__file__).parents[2] / "leaderboard" / "records").glob("embedded/mae*/seed0/depth.frozen"))[0]
+    for protocol in ("frozen", "finetune"):
+        broken = json.loads((whole / "result.json").read_text()) | {"protocol": protocol, "objective": "simmim"}
+        (tmp_path / protocol).mkdir()
+        (tmp_path / protocol / "result.json").write_text(json.dumps(broken))
+    shutil.copytree(whole, tmp_path / "whole")
+    code, out, err = call("leaderboard", tmp_path, "--protocol", "frozen", "--format", "json")
+    assert code == 0, err
+    assert [(column["task"], column["protocol"]) for column in json.loads(out)["columns"]] == [("depth", "frozen")]
+    assert call("leaderboard", tmp_path, "--protocol", "finetune", "--format", "json")[0] == 0

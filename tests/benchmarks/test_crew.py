@@ -13,6 +13,7 @@ from benchmarks.errors import RequestError
 from benchmarks.execute import Threads
 from benchmarks.plan import Request, plan
 from benchmarks.progress import Reporter
+from objectives.recipe import ObjectiveError
 
 
 class Shown(Reporter):
@@ -96,10 +97,13 @@ def test_every_cell_gets_a_number_or_a_reason(trial, tmp_path, monkeypatch):
     assert not crew._workers
 
 
-def test_a_refusal_comes_back_from_the_worker(trial, tmp_path):
-    asked = cells(["mae"], seeds=(9,))
+@pytest.mark.parametrize(("seed", "kind", "words"), [
+    (9, RequestError, "seed 9 makes no sense"), (7, ObjectiveError, "seed 7 needs a compiler"),
+])
+def test_a_refusal_comes_back_from_the_worker(trial, tmp_path, seed, kind, words):
+    asked = cells(["mae"], seeds=(seed,))
     with (
-        pytest.raises(RequestError, match="seed 9 makes no sense"),
+        pytest.raises(kind, match=f"^{words}$"),
         Crew(trial(tmp_path, tmp_path, "cpu", reporter=Shown()), 2, asked) as crew,
     ):
         crew.check(asked)

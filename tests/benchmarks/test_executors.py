@@ -1,9 +1,11 @@
 """Executors: a plan as a graph, workers that die, thousands of cells, Ray and Slurm (submitit) themselves."""
 
 import importlib
+import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import commands
 import pytest
@@ -104,6 +106,58 @@ def test_a_worker_that_dies_is_replaced_and_at_last_its_cell_fails(light):
     assert [piece.name for piece in cluster.order].count(lost) == 4
     assert sum("its worker died; another one goes on" in line for line in light.reporter.lines) == 3
     assert not list(light.runs.glob(".shared-*"))
+
+
+def submitit_that_refuses(monkeypatch, refuses):
+    """A stand-in for submitit: every other job ends at the second look; ``refuses(number)`` of submissions."""
+    failed = type("FailedJobError", (RuntimeError,), {})
+
+    class Job:
+        def __init__(self, looks, work, *arguments):
+            self.looks, self.result = looks, lambda: work(*arguments)
+
+        def done(self):
+            self.looks -= 1
+            return self.looks < 0
+
+        def cancel(self):
+            raise AssertionError("nothing was to be cancelled")
+
+    class AutoExecutor:
+        def __init__(self, folder, cluster):
+            self.asked = 0
+
+        def update_parameters(self, **_):
+            pass
+
+        def submit(self, *what):
+            self.asked += 1
+            if refuses(self.asked):
+                raise failed("sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed\n")
+            return Job((self.asked + 1) % 2, *what)
+
+    errors = SimpleNamespace(UncompletedJobError=KeyError, FailedJobError=failed)
+    module = SimpleNamespace(AutoExecutor=AutoExecutor, core=SimpleNamespace(utils=errors))
+    monkeypatch.setitem(sys.modules, "submitit", module)
+
+
+def test_a_job_that_slurm_refuses_is_offered_again(light, monkeypatch):
+    submitit_that_refuses(monkeypatch, lambda number: number in (3, 4, 6))
+    asked = cells(["mae"], ["classification", "depth"], range(3))
+    with SlurmJobs(light, "", None, asked) as jobs:
+        found = jobs.run(asked)
+    assert found == [f"{cell.task.name} on backbone of mae" for cell in asked]
+    assert sum("offered again: sbatch: error: Batch job" in line for line in light.reporter.lines) == 3
+
+
+def test_a_first_job_that_slurm_refuses_is_one_line(light, monkeypatch):
+    submitit_that_refuses(monkeypatch, lambda number: True)
+    asked = cells(["mae"], ["depth"])
+    with (
+        pytest.raises(RequestError, match=r"refuses mae seed 0: sbatch: error: Batch job submission failed;[^\n]*$"),
+        SlurmJobs(light, "", None, asked) as jobs,
+    ):
+        jobs.run(asked)
 
 
 def test_a_runs_folder_that_a_worker_does_not_see_ends_the_request(light, monkeypatch):

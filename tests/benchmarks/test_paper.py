@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import suite as suites
+from benchmarks.data import files_below, fingerprint
 from benchmarks.errors import RequestError
 from benchmarks.execute import Execution
 from benchmarks.plan import Request, plan
@@ -29,6 +30,16 @@ OURS = {name: info for name, info in TASKS.items() if name != "pose_lsp"}  # sui
 def settings(objective, task, protocol, *options):
     (cell,) = plan(Request([objective], [task], "paper", [protocol], options=options))
     return cell.settings
+
+
+def test_a_link_to_nothing_is_a_missing_picture(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    whole = fingerprint({"root": str(tmp_path)})
+    (tmp_path / "b.jpg").unlink()
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "nothing.jpg")
+    assert list(files_below(tmp_path, tmp_path)) == [("a.jpg", 1)]
+    assert fingerprint({"root": str(tmp_path)}) != whole
 
 
 def test_every_task_and_protocol_is_planned():

@@ -3,7 +3,9 @@
 import pytest
 
 from benchmarks import suite as suites
+from benchmarks.commands.run import Means, computed
 from benchmarks.errors import RequestError
+from benchmarks.execute import Execution
 from benchmarks.plan import Request, digest, parse_value, plan, resolve, sweep
 from objectives import recipe as recipes
 
@@ -80,6 +82,24 @@ def test_options_reach_their_place():
     assert suites.get("embedded").batch_size != 48  # the registered suite is left alone
 
 
+def test_the_order_of_options_does_not_count():
+    options = ["suite.kwargs.drop_rate=0.1", "suite.kwargs={'img_size': 64, 'patch_size': 16}",
+               "suite.model=vit_small_patch16_224", "suite.input_size=32", "objective.loss.beta=0.5",
+               "objective.loss.type=L1", "suite.batch_size=8"]
+    orders = [options, options[::-1], sorted(options)]
+    made = [resolve(recipes.get("maskdistill"), suites.get("embedded"), "default", order) for order in orders]
+    assert made[0].suite.kwargs == {"img_size": 32, "patch_size": 16, "drop_rate": 0.1}
+    assert made[0].slots["loss"] == {"type": "L1", "beta": 0.5}
+    assert all(other.config() == made[0].config() and other.variant == made[0].variant for other in made[1:])
+    assert set(made[0].variant) == {option.partition("=")[0] for option in options}
+
+
+def test_of_a_key_given_twice_the_last_is_meant():
+    request = Request(["maskdistill"], ["classification"], options=["suite.batch_size=8"])
+    (cell,) = sweep(request, [f"suite.batch_size={suites.get('embedded').batch_size}"])
+    assert cell.pretraining.variant == {}
+
+
 @pytest.mark.parametrize(("raw", "value"), [("3", 3), ("0.5", 0.5), ("True", True), ("[1, 2]", [1, 2]), ("L1", "L1")])
 def test_values_are_literals_or_text(raw, value):
     assert parse_value(raw) == value
@@ -132,3 +152,22 @@ def test_a_sweep_keeps_lists_whole_and_names_what_is_wrong():
         sweep(request, ["objective.loss.type="])
     with pytest.raises(RequestError, match="did you mean 'Cosine'"):
         sweep(request, ["objective.loss.type=cosin"])
+
+
+def test_cells_of_other_scenes_are_scored_on_other_data(monkeypatch, tmp_path):
+    def of(suite):
+        return str(suite.scenes["size"])
+
+    def split(execution, own):
+        seen.extend((execution.root.name, cell) for cell in own)
+        return [], own
+
+    cells = sweep(Request(["random_init"], ["depth", "pose"]), ["suite.scenes={'size': 64},{'size': 128}"])
+    seen, means = [], Means("cpu", 1)
+    monkeypatch.setattr("benchmarks.data.data_root", lambda suite, *_: tmp_path / of(suite))
+    monkeypatch.setattr(Execution, "split", split)
+    assert computed(cells, tmp_path, None, means, "only-missing")
+    assert [cell for _, cell in seen] == cells
+    assert [root for root, _ in seen] == [of(cell.pretraining.suite) for cell in cells]
+    with pytest.raises(RequestError, match="--data-root with several"):
+        computed(cells, tmp_path, tmp_path, means, "only-missing")

@@ -145,14 +145,17 @@ def runner(monkeypatch, record):
     class Runner:
         value = record.metrics["rmse"]["value"]
         calls: list = []  # noqa: RUF012
+        requests: list = []  # noqa: RUF012
 
     def run(self, cells):
         Runner.calls.append((self.runs, self.overwrite, [cell.name for cell in cells]))
+        Runner.requests.append(self.request)
         metrics = {**record.metrics, "rmse": {**record.metrics["rmse"], "value": Runner.value}}
         failed = {"status": "failed", "reason": "no memory", "metrics": {}}
         return [replace(record, **failed) if Runner.value is None else replace(record, metrics=metrics)]
 
     Runner.calls.clear()
+    Runner.requests.clear()
     monkeypatch.setattr(execute.Execution, "run", run)
     monkeypatch.setattr(execute.Execution, "check", lambda self, cells: None)
     monkeypatch.setattr("benchmarks.data.data_root", lambda *_: Path("nowhere"))
@@ -173,14 +176,18 @@ def test_reproduce_says_theirs_ours_and_verdict(runner, record, tmp_path, shift,
     assert ("no memory" if shift is None else f"theirs {record.metrics['rmse']['value']:.6g}") in text
 
 
-def test_a_backbone_is_trained_once_for_all_tasks(runner, tmp_path, record):
+def test_every_call_runs_all_cells_anew_and_trains_a_backbone_once(runner, tmp_path, record):
     for seed in range(2):
         for task in ("classification", "depth"):
             folder = tmp_path / f"runs/embedded/mae/seed{seed}/{task}.frozen"
             write_record(folder, replace(record, seed=seed, task=task))
-    found = reproduce("embedded/mae", tmp_path / "new", tmp_path / "runs", COMMITTED, None, "cpu", False, str)
-    assert len(found) == 4
-    assert [overwrite for _, overwrite, _ in runner.calls] == ["always", "only-missing"] * 2
+    for _ in range(2):
+        found = reproduce("embedded/mae", tmp_path / "new", tmp_path / "runs", COMMITTED, None, "cpu", False, str)
+        assert len(found) == 4
+    assert [overwrite for _, overwrite, _ in runner.calls] == ["always"] * 8
+    first, second = set(runner.requests[:4]), set(runner.requests[4:])
+    assert len(first) == len(second) == 1  # by which the execution knows a backbone of this call
+    assert first != second
 
 
 def test_dry_run_runs_nothing(runner, tmp_path):

@@ -144,6 +144,27 @@ def test_a_second_attempt_of_an_overwriting_request_keeps_the_first_ones_work(mi
     assert first.pretrain(pretraining) == "trained again"
 
 
+@pytest.mark.parametrize(("mark", "by", "kept"), [
+    ("{} 0123456789abcdef", {}, True),  # as it was before it named the arithmetic
+    ("{}", {}, True), ("{}", {"fast": True}, False), ("{}", {"device": "cuda"}, False), ("", {}, False),
+])
+def test_checkpoints_of_another_arithmetic_or_device_are_left(mini, cells, tmp_path, monkeypatch, mark, by, kept):
+    monkeypatch.setattr("benchmarks.execute.resolve_device", lambda device: device)
+    execution = Execution(tmp_path, mini, **{"device": "cpu", "reporter": Kept(), **by})
+    pretraining = cells[0].pretraining
+    checkpoint = tmp_path / "checkpoint-00000100-0.pt"
+    checkpoint.touch()
+    wanted = pretraining.fingerprint(execution.pictures_fingerprint(pretraining))
+    (tmp_path / "fingerprint").write_text(mark.format(wanted))
+    execution._clear_stale(tmp_path, pretraining)
+    assert checkpoint.exists() == kept
+    checkpoint.touch()
+    execution._clear_stale(tmp_path, pretraining)  # its own it goes on from
+    assert checkpoint.exists()
+    replace(execution, fast=not execution.fast, device="cpu")._clear_stale(tmp_path, pretraining)
+    assert not checkpoint.exists()
+
+
 def test_the_peak_of_memory_is_that_of_a_piece_of_work():
     forget_peak_memory()
     before = peak_memory()

@@ -149,6 +149,13 @@ def test_a_table_with_and_without_peers(call, tmp_path):
     assert "no step of dino" in err
 
 
+def test_peers_are_asked_for_before_anything_is_measured(call, monkeypatch):
+    monkeypatch.setattr(speed, "measure", lambda *_: pytest.fail("measured"))
+    code, _, err = call("speed", "--objective", "dino,eva", "--peer", "mmpretrain", "--device", "cpu", *flags(TINY))
+    assert code == 2
+    assert err.splitlines()[-1] == "bench: --peer mmpretrain: no step of any of these objectives"
+
+
 def test_objectives_that_take_turns_are_compared_with_the_first(call):
     code, out, err = call("speed", "--objective", "mae,zoomed_in_mask", "--together", "--batch", 2, "--steps", 1,
                           "--turns", 3, "--how", "plain,fast", "--device", "cpu", "--format", "json", *flags(TINY))

@@ -1,5 +1,6 @@
 """Sheets of objectives at work: which can be drawn, what ids look like, how many sheets stand in one file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from benchmarks import suite as suites
 from benchmarks.errors import RequestError
 from benchmarks.progress import Kept
-from benchmarks.visualize import TRAINED, WIDEST, _colours, _columns, shelved, shown
+from benchmarks.visualize import TRAINED, WIDEST, _colours, _columns, _trained_on, shelved, shown
 from objectives import recipe as recipes
 from objectives.objective import Objective
 from objectives.recipe import Crop
@@ -89,6 +90,15 @@ def test_ids_are_shown_as_pictures_or_colours(name, kind):
         hidden = parts["mask"].view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).expand_as(target)
         assert torch.equal(same["completed"][hidden], target[hidden])
         assert torch.equal(same["completed"][~hidden], columns["original"][~hidden])
+
+
+@pytest.mark.parametrize(("written", "device"), [
+    ({"environment": {"hardware": {"device": "cuda:0"}}}, "cuda:0"), ({"environment": None}, "cpu"), (None, "cpu"),
+])
+def test_the_device_of_a_backbone(tmp_path, written, device):
+    if written is not None:
+        (tmp_path / "backbone.json").write_text(json.dumps(written))
+    assert _trained_on(tmp_path) == device
 
 
 def test_where_the_loss_takes_any_length_only_directions_are_shown():

@@ -138,6 +138,18 @@ def test_links_and_doubles_and_bombs_are_refused(archive, runs, tmp_path, monkey
         verify(good)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_other_packings_are_refused(tmp_path, method):
+    path = tmp_path / "other.zip"
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("manifest.json", b"0" * 100)
+    content = bytearray(path.read_bytes())
+    content[50:60] = b"\xff" * 10  # a damaged one raises errors of its own kind
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="another method than deflate"):
+        verify(path)
+
+
 def test_a_size_that_lies_is_noticed(tmp_path):
     path = tmp_path / "lie.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:

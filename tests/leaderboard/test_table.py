@@ -179,6 +179,18 @@ def test_devices_of_a_row_in_words(devices, words, make_record):
     assert build([checked(record) for record in records]).rows[0].cost.device == words
 
 
+@pytest.mark.parametrize(("device", "said"), [("4 CPU cores", "0.20 CPU-h"), ("H200", "0.10 GPU-h")])
+def test_every_process_of_a_launcher_is_paid(make_record, device, said):
+    environment = {**make_record().environment, "threads": {"pretraining": 2, "task": 2},
+                   "processes": {"pretraining": 4, "task": 4}}
+    cost = {**make_record().cost, "device": device}
+    found = build([make_record(cost=cost, environment=environment)]).rows[0].cost
+    assert found.compute_text == said  # (60 + 30) s in four processes, of two cores or one GPU each
+    odd = [make_record(cost=cost, environment={**environment, "processes": told}) for told in (3, {"task": "x"}, None)]
+    assert {build([record]).rows[0].cost.compute_text for record in odd} == {
+        "0.05 CPU-h" if "CPU" in device else "0.03 GPU-h"}  # 90 s: 0.025 h in round numbers
+
+
 def test_unknown_costs_are_a_dash(make_record):
     nothing = dict.fromkeys(make_record().cost) | {"device": "somewhere"}
     found = build([checked(make_record(cost=nothing))]).rows[0]
@@ -390,3 +402,34 @@ def test_protocols_are_compared_on_the_seeds_that_all_have(monkeypatch, make_rec
     assert "seed 1.**" in text
     assert [line.split(" | ")[:3] for line in text.splitlines()[4:]] == [
         ["| frozen", "mae", "11.00 |"], ["| finetune", "mae", "40.00 |"]]
+    # seed 1 of one task failed: no seed is left that both protocols have of every task
+    more = [make_record(0.5, task="depth", seed=0), make_record(None, task="depth", seed=1)]
+    monkeypatch.setattr(make, "read", lambda suite: (records + more, []))
+    assert make.by_protocol("embedded") == ""
+
+
+def test_protocols_beside_each_other_keep_their_marks_and_notes(monkeypatch, make_record):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs")
+    import make
+
+    records = [make_record(10.0, protocol=protocol) for protocol in ("frozen", "finetune")]
+    records += [make_record(20.0, objective="simmim", protocol=protocol, task_version=1 + (protocol == "frozen"))
+                for protocol in ("frozen", "finetune")]
+    monkeypatch.setattr(make, "read", lambda suite: (records, []))
+    text = make.by_protocol("embedded")
+    assert "| frozen | mae | 10.00 <sup>†, 1</sup> |" in text
+    assert "| finetune | mae | 10.00 |" in text
+    assert text.endswith("\n1. mae, classification.frozen: task version 1, not ranked beside version 2")
+
+
+def test_a_page_of_some_protocols_leaves_out_broken_records_of_others(monkeypatch, make_record):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs")
+    import make
+
+    broken = [InvalidRecord(Path(protocol), "damaged", make_record(objective="eva", protocol=protocol).cell)
+              for protocol in ("frozen", "finetune")]
+    monkeypatch.setattr(make, "read", lambda suite: ([make_record()], broken))
+    make.built.cache_clear()
+    made = make.built("embedded", "frozen")
+    make.built.cache_clear()
+    assert [column.id for column in made.columns] == ["classification.frozen"]

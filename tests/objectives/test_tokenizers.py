@@ -11,7 +11,7 @@ from objectives import recipe as recipes
 from objectives.backbone import create_backbone, geometry_of
 from objectives.head import LinearHead
 from objectives.loss import CrossEntropy, SmoothL1, TokenCrossEntropy
-from objectives.pretrain import _cache_targets, _Views, build, prepare, pretrain, save_weights
+from objectives.pretrain import _cache_targets, _Views, build, prepare, pretrain, recall, save_weights
 from objectives.recipe import ObjectiveError
 from objectives.registry import Geometry
 from objectives.student import MaskTokenStudent, TwoPathStudent, VisibleStudent
@@ -100,6 +100,27 @@ def test_a_tokenizer_depends_on_its_settings_alone(make_job, pictures):
     second = ready(make_job("beit", seed=5), pictures).teacher
     other = ready(with_teacher(make_job, "beit", lr=1e-3), pictures).teacher
     assert first.fingerprint() == second.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_trained_objective_is_looked_at_with_the_tokenizer_of_its_device(
+    name, make_job, pictures, tmp_path, monkeypatch
+):
+    cache = tmp_path / "cache"
+    job = make_job(name, cache=cache)
+    trained = ready(job, pictures).teacher
+    monkeypatch.setattr("objectives.tokenizer.Tokenizer._fit", lambda *a: pytest.fail("trained again"))
+    again = build(job, pictures)
+    recall(again, job, pictures, "cpu")
+    assert again.teacher.fingerprint() == trained.fingerprint()
+    with pytest.raises(ObjectiveError, match="that was trained on cuda cannot be read"):
+        recall(build(job, pictures), job, pictures, "cuda:1")
+    views = _Views(again, job, pictures)
+    (own,) = cache.iterdir()
+    own.rename(trained._place(views, "cuda", cache))
+    recall(build(job, pictures), job, pictures, "cuda:1")
+    with pytest.raises(ObjectiveError, match="on cpu"):
+        recall(build(job, pictures), job, pictures, "cpu")
 
 
 @pytest.mark.parametrize("name", NAMES)

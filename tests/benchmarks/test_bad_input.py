@@ -56,6 +56,11 @@ def built(*given, objective="mae"):
     return ["run", "--objective", objective, "--tasks", "classification", *MINI, "{tiny}", *options(*given)]
 
 
+def another(*given):
+    """A request for a backbone of another kind, at that one's own sizes."""
+    return ["run", "--objective", "mae", "--tasks", "classification", *MINI, *options(*given)]
+
+
 def cell(task, *given, objective="random_init"):
     """A cell that goes as far as its data and weights allow."""
     return ["run", "--objective", objective, "--tasks", task, *MINI, "{tiny}", *options(*given)]
@@ -276,14 +281,14 @@ CONFIGS = [
         "objective.corruption"),
     Row("unknown argument of a part", built("objective.loss.bta=1"), "bta"),
     Row("mask of everything", built("objective.corruption.ratio=1.5"), "objective.corruption.ratio"),
-    Row("MAE on Swin", built("suite.model=swinv2_tiny_window8_256", "suite.kwargs.window_size=4"),
+    Row("MAE on Swin", another("suite.model=swinv2_tiny_window8_256", "suite.kwargs.window_size=4"),
         "cannot be a Swin"),
     Row("head that does not fit", built("objective.head.type=LinearHead"), "visible tokens only"),
     Row("loss that does not fit", built("objective.loss.type=CrossEntropy"), "continuous"),
     Row("heads that do not divide", built("suite.kwargs.num_heads=5"), "backbone"),
     Row("no layers", built("suite.kwargs.depth=0"), "depth"),
     Row("unknown backbone", built("suite.model=vit_minute"), "vit_minute"),
-    Row("backbone that is no ViT", built("suite.model=resnet18", "suite.kwargs={{}}"), "takes timm's ViTs"),
+    Row("backbone that is no ViT", another("suite.model=resnet18", "suite.kwargs={{}}"), "takes timm's ViTs"),
     Row("patch that does not divide", built("suite.kwargs.patch_size=7"), "multiple"),
 ]
 

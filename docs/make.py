@@ -38,11 +38,11 @@ PARTS = {"board": ("embedded", "frozen"), "mini": ("mini", "frozen"), "paper": (
 """Name of a part -> suite, and the protocol that its table ranks."""
 SUITES = tuple(suite for suite, _ in PARTS.values())
 
-ELSEWHERE = "EfficientNet-Lite0, ImageNet labels"  # what the frozen teachers of all recipes are
+NETWORKS = {"efficientnet-lite0": "EfficientNet-Lite0, ImageNet labels"}  # source of a frozen teacher -> in words
 LEARNS_FROM = {  # type of the teacher -> in words
     "NoTeacher": "–", "Pixels": "pixels", "ViewPixels": "pixels", "HOG": "gradients of pixels", "Labels": "labels",
-    "DiscreteVAE": "a tokenizer of the same pictures", "VQKD": f"a tokenizer of {ELSEWHERE}",
-    "FrozenNetwork": ELSEWHERE, "LayerAverage": "its moving average", "MomentumTeacher": "its moving average",
+    "DiscreteVAE": "a tokenizer of the same pictures", "VQKD": "a tokenizer of {network}",
+    "FrozenNetwork": "{network}", "LayerAverage": "its moving average", "MomentumTeacher": "its moving average",
     "CentredTeacher": "its moving average",
 }
 PAGE = ROOT / "docs" / "leaderboard.html"
@@ -184,9 +184,11 @@ def objectives() -> str:
     """The registered objectives as markdown."""
     rows = ["| objective | paper | in one line | learns from |", "|---|---|---|---|"]
     for name, recipe in sorted(recipes().items()):
-        source = LEARNS_FROM.get(recipe.teacher["type"], recipe.teacher["type"])
+        source = recipe.teacher.get("source", "")
+        words = LEARNS_FROM.get(recipe.teacher["type"], recipe.teacher["type"])
+        learns_from = words.format(network=NETWORKS.get(source, source))
         paper = f"[{recipe.paper}](https://arxiv.org/abs/{recipe.paper})" if recipe.paper != "-" else "baseline"
-        rows.append(f"| [`{name}`](objectives/zoo/{name}.py) | {paper} | {recipe.summary} | {source} |")
+        rows.append(f"| [`{name}`](objectives/zoo/{name}.py) | {paper} | {recipe.summary} | {learns_from} |")
     return "\n".join(rows)
 
 

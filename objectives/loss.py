@@ -168,10 +168,12 @@ class ZoomedIn(_Regional):
     of the middle count, the borders always do.
     """
 
+    # a mean over the mask and one over the picture are added up: pictures must hide as many tokens to stand alone
+    divisible_where_even = True
+
     def __init__(self, geometry: Geometry, region: str = "all", centre_weight: float = 0.8) -> None:
         super().__init__(region)
-        # a mean over the mask and one over the picture are added up: pictures must hide as many tokens to stand alone
-        self.divisible, self.divisible_where_even = region == "all", True
+        self.divisible = region == "all"
         self.patch, self.margin = geometry.stride, margin_of(geometry)
         self.view, self.centre_weight = geometry.input_size + 2 * self.margin, centre_weight
 

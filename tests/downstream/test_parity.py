@@ -56,6 +56,16 @@ def average_precision(overlaps):
     return np.mean([(np.asarray(overlaps) >= t).mean() for t in np.linspace(0.5, 0.95, 10)])
 
 
+def pose_metric(layout, images, people, points, tmp_path, backbone):
+    """Metric and test set on these annotations of ``points`` key points."""
+    content = {"images": images, "annotations": people, "categories": [
+        {"id": 1, "name": "person", "keypoints": [f"k{i}" for i in range(points)], "skeleton": []}]}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    section = {"root": str(tmp_path), "layout": layout, "train_images": ".", "val_images": ".",
+               "train_annotations": "val.json", "val_annotations": "val.json"}
+    return metric_of("pose", section, tmp_path, backbone, input_size=32)
+
+
 def predicted(person, image, points):
     """What mmpose hands its metrics: ``points`` (K, 2) found for a person of the annotations."""
     return {"id": person, "img_id": image, "category_id": 1,
@@ -75,12 +85,7 @@ def test_crowdpose_takes_its_sigmas_and_no_area(tmp_path, backbone):
                        "keypoints": points.flatten().tolist()})
         moved.append(points[:, :2] + rng.normal(0, 2 + 0.8 * i, (14, 2)))
         overlaps.append(oks(moved[-1], points, CROWDPOSE_SIGMAS, 0.53 * box[2] * box[3]))
-    content = {"images": images, "annotations": people, "categories": [
-        {"id": 1, "name": "person", "keypoints": [f"k{i}" for i in range(14)], "skeleton": []}]}
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    section = {"root": str(tmp_path), "layout": "crowdpose", "train_images": ".", "val_images": ".",
-               "train_annotations": "val.json", "val_annotations": "val.json"}
-    metric, data = metric_of("pose", section, tmp_path, backbone, input_size=32)
+    metric, data = pose_metric("crowdpose", images, people, 14, tmp_path, backbone)
     assert np.allclose(data.metainfo["sigmas"], CROWDPOSE_SIGMAS)
     assert len(data) == 20
     metric.process({}, [predicted(i, i, points) for i, points in enumerate(moved, 1)])
@@ -106,12 +111,7 @@ def test_pck_counts_what_is_within_a_fifth_of_the_torso(tmp_path, backbone):
     people = [{"id": 10 * i, "image_id": i, "category_id": 1, "iscrowd": 0, "bbox": [40.0, 40.0, 120.0, 120.0],
                "area": 7632.0, "num_keypoints": 12, "keypoints": truth.flatten().tolist()} for i in (1, 2, 3, 4)]
     people[3]["keypoints"] = [*truth[:5].flatten().tolist(), 0, 0, 0, *truth[6:].flatten().tolist()]
-    content = {"images": images, "annotations": people, "categories": [
-        {"id": 1, "name": "person", "keypoints": [f"k{i}" for i in range(17)], "skeleton": []}]}
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    section = {"root": str(tmp_path), "layout": "lsp", "train_images": ".", "val_images": ".",
-               "train_annotations": "val.json", "val_annotations": "val.json"}
-    metric, _ = metric_of("pose", section, tmp_path, backbone, input_size=32)
+    metric, _ = pose_metric("lsp", images, people, 17, tmp_path, backbone)
     for i, near in ((1, 12), (2, 6), (3, 1), (4, 12)):
         guess = truth[:, :2] + (0, 10.1)
         guess[5 : 5 + near] = truth[5 : 5 + near, :2] + (9.9, 0)

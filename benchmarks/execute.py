@@ -25,7 +25,7 @@ from benchmarks.notes import noting
 from benchmarks.plan import Cell, Pretraining
 from benchmarks.progress import Reporter
 from benchmarks.tidy import close_runs
-from leaderboard.records import InvalidRecord, Record, RecordError, checked, read_record, write_record
+from leaderboard.records import WARNINGS, InvalidRecord, Record, RecordError, checked, read_record, write_record
 from objectives.files import sha256_of
 
 if TYPE_CHECKING:
@@ -329,8 +329,10 @@ class Execution:
             (folder / "backbone.json").unlink()
             raise DataError(changed)
         self.reporter.say(f"trained {name} in {time.time() - started:.0f} s")
-        if collapse := _about(folder).get("collapse"):
-            self.reporter.say(f"warning: {name}: the features have collapsed: {collapse}")
+        about = _about(folder)
+        for key, what in WARNINGS.items():
+            if about.get(key):
+                self.reporter.say(f"warning: {name}: {what}: {about[key]}")
         return folder
 
     def make_backbone(self, pretraining: Pretraining, folder: Path) -> None:
@@ -562,9 +564,9 @@ def _about(backbone: Path) -> dict[str, Any]:
 
 
 def _details(about: dict[str, Any], outcome: Outcome | None) -> dict[str, Any] | None:
-    """What a reader of the number should know: baselines without learning, and that the features collapsed."""
-    baselines, collapse = outcome.baselines if outcome else None, about.get("collapse")
-    return {**({"baselines": baselines} if baselines else {}), **({"collapse": collapse} if collapse else {})} or None
+    """What a reader of the number should know: baselines without learning, and what went wrong in pre-training."""
+    told = {"baselines": outcome.baselines if outcome else None, **{key: about.get(key) for key in WARNINGS}}
+    return {key: value for key, value in told.items() if value} or None
 
 
 def _pretrain_seconds(about: dict[str, Any]) -> float | None:

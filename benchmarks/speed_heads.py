@@ -99,7 +99,7 @@ def measure(
 def _prepared(job: Job, reporter: Reporter | None = None) -> tuple[BaseModel, CachedFeatures, dict[str, Any]]:
     """The protocol's model, which takes features; they themselves, where somebody waits for them; its settings."""
     chosen = engine.settings(job, **classification.DEFAULTS)
-    recipe = classification.recipe(job, chosen, classification.classes_of(job))
+    recipe = classification.recipe(job, chosen, classification.classes_of(job.data))
     model = MODELS.build(ConfigDict(recipe.model))
     model.init_weights()
     model.to(job.device)

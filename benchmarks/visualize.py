@@ -29,15 +29,17 @@ TRAINED = "objective.safetensors"  # beside a backbone: its student and head
 TURN = 0.618034  # of the circle of hues from one code to the next (the golden ratio): neighbours look different
 
 
-def data(suite: Suite, root: Path, output: Path) -> Path:
-    """The suite's pictures with class, mask, joints, depth and boxes, read from the files themselves."""
-    if not suite.rendered:
-        raise RequestError(f"suite {suite.name!r}: a sheet of the data is drawn for rendered suites; try --objective")
-    from benchmarks.scenes.sheet import contact_sheet
+def data(suite: Suite, root: Path, output: Path, reporter: Reporter) -> Path:
+    """The test data of the suite's tasks with their labels, as the tasks read them."""
+    from benchmarks.data_sheet import data_sheet
+    from downstream.task import TaskError
 
     path = output if output.suffix == ".png" else output / f"{suite.name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(root).save(path)
+    try:
+        data_sheet(suite, root, reporter.say).save(path)
+    except TaskError as error:
+        raise RequestError(str(error)) from error
     return path
 
 

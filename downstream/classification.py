@@ -37,21 +37,21 @@ def evaluate(job: Job) -> Outcome:
     engine.one_of(job, chosen, "pool", POOLS)
     if chosen["neck"] != "batchnorm" and engine.gridded(job, chosen):
         raise TaskError(f"classification: neck {chosen['neck']!r} does not go with layers; leave one of them out")
-    classes = classes_of(job)
+    classes = classes_of(job.data)
     found = engine.run(job, recipe(job, chosen, classes), chosen)
     top5 = found.numbers[f"accuracy/top{min(5, len(classes))}"]
     return Outcome({"top1": found.numbers["accuracy/top1"], "top5": top5}, found.seen, chosen=found.chosen)
 
 
-def classes_of(job: Job) -> list[str]:
+def classes_of(section: dict[str, Any]) -> list[str]:
     """Names of the class folders, in order.
 
     Raises:
         MissingData: a part is not there.
         TaskError: less than two classes, or one that is only in ``val``.
     """
-    root = Path(job.data["root"])
-    folders = {part: common.need(root / job.data[part], "classification") for part in ("train", "val")}
+    root = Path(section["root"])
+    folders = {part: common.need(root / section[part], "classification") for part in ("train", "val")}
     classes = [path.name for path in sorted(folders["train"].iterdir()) if path.is_dir()]
     if len(classes) < 2:
         raise TaskError(f"classification: {folders['train']} must hold a folder for each of at least two classes")
@@ -59,6 +59,14 @@ def classes_of(job: Job) -> list[str]:
     if extra:
         raise TaskError(f"classification: {folders['val']} holds classes that train lacks: {', '.join(sorted(extra))}")
     return classes
+
+
+def dataset_of(section: dict[str, Any], part: str, pipeline: list[dict]) -> dict[str, Any]:
+    """mmpretrain's data set of "train" or "val"; errors as :func:`classes_of`."""
+    return {
+        "type": "mmpretrain.CustomDataset", "data_root": str(Path(section["root"]) / section[part]),
+        "metainfo": {"classes": classes_of(section)}, "pipeline": pipeline,
+    }
 
 
 @MODELS.register_module()
@@ -143,12 +151,6 @@ def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
              if chosen[key] and job.protocol == "finetune"]
     pack = [{"type": "mmpretrain.PackInputs"}]
 
-    def data(part: str, pipeline: list[dict]) -> dict:
-        return {
-            "type": "mmpretrain.CustomDataset", "data_root": str(Path(job.data["root"]) / job.data[part]),
-            "metainfo": {"classes": classes}, "pipeline": pipeline,
-        }
-
     more = {"num_classes": len(classes), "batch_augments": {"augments": mixed}} if mixed else {}
     return engine.Recipe(
         scope="mmpretrain",
@@ -156,8 +158,8 @@ def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
             "type": "mmpretrain.ImageClassifier", **parts(job, chosen, len(classes)),
             "data_preprocessor": common.preprocessor("mmpretrain.ClsDataPreprocessor", **more),
         },
-        train=data("train", read + whole + pack),
-        train_augmented=data("train", read + augment + pack),
-        test=data("val", read + whole + pack),
+        train=dataset_of(job.data, "train", read + whole + pack),
+        train_augmented=dataset_of(job.data, "train", read + augment + pack),
+        test=dataset_of(job.data, "val", read + whole + pack),
         metric={"type": "mmpretrain.Accuracy", "topk": (1, min(5, len(classes)))},
     )

@@ -52,8 +52,6 @@ def evaluate(job: Job) -> Outcome:
     if job.data.get("crop") not in CROPS:
         raise TaskError(f"depth: crop {job.data['crop']!r} is not one of None, 'eigen', 'garg'")
     engine.one_of(job, chosen, "head", HEADS)
-    for key in ("train_list", "test_list"):
-        common.need(Path(job.data["root"]) / job.data[key], "depth")
     found = engine.run(job, recipe(job, chosen), chosen)
     numbers = found.numbers
     shares = {name: 100 * numbers[name] for name in ("d1", "d2", "d3")}
@@ -293,16 +291,29 @@ def parts(job: Job, chosen: dict[str, Any]) -> dict[str, Any]:
     return {"backbone": backbone, "neck": neck, "decode_head": head}
 
 
+def dataset_of(section: dict[str, Any], part: str, pipeline: list[dict]) -> dict[str, Any]:
+    """The data set of "train_list" or "test_list", whose ``pipeline`` follows after picture and depth have been read.
+
+    Raises:
+        MissingData: the list is not there.
+    """
+    common.need(Path(section["root"]) / section[part], "depth")
+    read = [
+        {"type": "mmengine.ReadPicture"},
+        {"type": "mmseg.ReadDepth", "scale": section["depth_scale"], "max_depth": float(section["max_depth"])},
+    ]
+    if section.get("kb_crop"):
+        read.append({"type": "mmseg.CutDense", "size": KB_CROP, "bottom": True})
+    return {
+        "type": "mmseg.DepthList", "data_root": section["root"], "ann_file": section[part], "data_prefix": {},
+        "pipeline": read + pipeline, "test_mode": part == "test_list",
+    }
+
+
 def recipe(job: Job, chosen: dict) -> engine.Recipe:
     """The model and data of the task in mmseg's terms."""
     size, data_section = common.pair(chosen["input_size"]), job.data
     max_depth = float(data_section["max_depth"])
-    read = [
-        {"type": "mmengine.ReadPicture"},
-        {"type": "mmseg.ReadDepth", "scale": data_section["depth_scale"], "max_depth": max_depth},
-    ]
-    if data_section.get("kb_crop"):
-        read.append({"type": "mmseg.CutDense", "size": KB_CROP, "bottom": True})
     fit = [{"type": "mmengine.AreaResize", "size": size}]
     small = [{"type": "mmengine.NearestAnnotation", "key": "gt_depth_map", "size": size}]
     flip = [{"type": "mmengine.FlipDense", "key": "gt_depth_map"}]
@@ -323,12 +334,6 @@ def recipe(job: Job, chosen: dict) -> engine.Recipe:
         test_cfg = {"mode": "slide_flip", "crop_size": window, "stride": common.pair(chosen["window_stride"] or window)}
     pixels = {} if chosen["imagenet_norm"] else {"mean": [0.0] * 3, "std": [255.0] * 3}
 
-    def data(part: str, pipeline: list[dict]) -> dict:
-        return {
-            "type": "mmseg.DepthList", "data_root": data_section["root"], "ann_file": data_section[part],
-            "data_prefix": {}, "pipeline": pipeline, "test_mode": part == "test_list",
-        }
-
     return engine.Recipe(
         scope="mmseg",
         model={
@@ -336,9 +341,9 @@ def recipe(job: Job, chosen: dict) -> engine.Recipe:
             "data_preprocessor": common.preprocessor("mmseg.SegDataPreProcessor", size=size, **pixels),
             "test_cfg": test_cfg,
         },
-        train=data("train_list", read + train + pack),
-        train_augmented=data("train_list", read + augment + pack),
-        test=data("test_list", read + test + pack),
+        train=dataset_of(data_section, "train_list", train + pack),
+        train_augmented=dataset_of(data_section, "train_list", augment + pack),
+        test=dataset_of(data_section, "test_list", test + pack),
         metric={
             "type": "mmseg.PictureDepthMetric", "min_depth_eval": MIN_DEPTH, "max_depth_eval": max_depth,
             "crop": data_section.get("crop"),

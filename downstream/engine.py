@@ -188,8 +188,8 @@ def _model(recipe: Recipe, job: Job) -> BaseModel:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def dataset(config: dict[str, Any], job: Job, limit: int | None, part: str) -> Dataset:
-    """The data set of a recipe, at most ``limit`` of its items, always the same ones.
+def opened(config: dict[str, Any], task: str, part: str) -> Dataset:
+    """The data set of a recipe.
 
     Raises:
         MissingData, TaskError: a file is missing, or the annotations cannot be read.
@@ -200,12 +200,18 @@ def dataset(config: dict[str, Any], job: Job, limit: int | None, part: str) -> D
     except (MissingData, TaskError):
         raise
     except FileNotFoundError as error:
-        raise MissingData(f"{job.task}: {error.filename or error} is missing; see `bench data verify`") from error
+        raise MissingData(f"{task}: {error.filename or error} is missing; see `bench data verify`") from error
     except (ValueError, KeyError, AssertionError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise TaskError(f"{job.task}: the {part} annotations cannot be read: {reason}") from error
+        raise TaskError(f"{task}: the {part} annotations cannot be read: {reason}") from error
     if not len(data):
-        raise MissingData(f"{job.task}: the {part} set under {job.data['root']} is empty")
+        raise MissingData(f"{task}: the {part} set under {config['data_root']} is empty")
+    return data
+
+
+def dataset(config: dict[str, Any], job: Job, limit: int | None, part: str) -> Dataset:
+    """The data set of a recipe, at most ``limit`` of its items, always the same ones; errors as :func:`opened`."""
+    data = opened(config, job.task, part)
     if limit is not None and limit < len(data):
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:limit].sort().values
         data = data.get_subset(chosen.tolist()) if hasattr(data, "get_subset") else Subset(data, chosen.tolist())

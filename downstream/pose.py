@@ -76,17 +76,11 @@ def evaluate(job: Job) -> Outcome:
     chosen = engine.settings(job, **DEFAULTS)
     engine.one_of(job, chosen, "neck", ("batchnorm", "none"))
     engine.one_of(job, chosen, "head", HEADS)
-    if job.data.get("layout", "coco") not in LAYOUTS:
-        raise TaskError(f"pose: layout {job.data['layout']!r} is not one of {', '.join(LAYOUTS)}")
-    root, layout = Path(job.data["root"]), LAYOUTS[job.data.get("layout", "coco")]
-    for part in ("train", "val"):
-        common.need(root / job.data[f"{part}_images"], "pose")
-        common.need(root / job.data[f"{part}_annotations"], "pose")
-        check_annotations(root / job.data[f"{part}_annotations"], root / job.data[f"{part}_images"], layout.count)
+    layout = layout_of(job.data)
     if job.data.get("val_boxes"):
         if "PCK" in layout.more:
             raise TaskError("pose: PCK compares a person with its own annotation; leave out val_boxes")
-        common.need(root / job.data["val_boxes"], "pose")
+        common.need(Path(job.data["root"]) / job.data["val_boxes"], "pose")
     with tempfile.TemporaryDirectory(prefix=".limited-", dir=job.work_dir) as folder:
         if chosen["test_limit"] is not None:
             job = replace(job, data=limited(job.data, chosen["test_limit"], Path(folder)))
@@ -96,6 +90,35 @@ def evaluate(job: Job) -> Outcome:
     names = {"AP": "AP", "AP50": "AP .5", "AR": "AR", **layout.more}
     metrics = {name: 100 * max(0.0, found.numbers[f"coco/{key}"]) for name, key in names.items()}
     return Outcome(metrics, found.seen, getattr(found.metric, "per_item", {}), found.chosen)
+
+
+def layout_of(section: dict[str, Any]) -> Layout:
+    """The layout of a data section whose pictures and annotations are all there and name one another.
+
+    Raises:
+        MissingData: a folder or a file of annotations is not there.
+        TaskError: an unknown layout, or annotations that cannot be used.
+    """
+    name, root = section.get("layout", "coco"), Path(section["root"])
+    if name not in LAYOUTS:
+        raise TaskError(f"pose: layout {name!r} is not one of {', '.join(LAYOUTS)}")
+    for part in ("train", "val"):
+        images, annotations = (root / section[f"{part}_{kind}"] for kind in ("images", "annotations"))
+        common.need(images, "pose")
+        check_annotations(common.need(annotations, "pose"), images, LAYOUTS[name].count)
+    return LAYOUTS[name]
+
+
+def dataset_of(section: dict[str, Any], part: str, pipeline: list[dict], test: bool = False) -> dict[str, Any]:
+    """mmpose's data set of the people of "train" or "val"; with ``test`` in a detector's boxes where it names some."""
+    boxes = section.get("val_boxes") if test else None
+    return {
+        "type": f"mmpose.{LAYOUTS[section.get('layout', 'coco')].dataset}", "data_root": section["root"],
+        "data_mode": "topdown", "ann_file": section[f"{part}_annotations"],
+        "data_prefix": {"img": section[f"{part}_images"]}, "test_mode": test,
+        "pipeline": [{"type": "mmengine.ReadPicture"}, *pipeline],
+        **({"bbox_file": str(Path(section["root"]) / boxes)} if boxes else {}),
+    }
 
 
 def limited(section: dict[str, Any], count: int, folder: Path) -> dict[str, Any]:
@@ -260,21 +283,13 @@ def recipe(job: Job, chosen: dict) -> engine.Recipe:
     heatmap = (width // stride * scale, height // stride * scale)
     codec = {"type": "UDPHeatmap", "input_size": (width, height), "heatmap_size": heatmap, "sigma": chosen["sigma"]}
     root = Path(job.data["root"])
-    read = [{"type": "mmengine.ReadPicture"}, {"type": "mmpose.GetBBoxCenterScale", "padding": 1.25}]
+    box = [{"type": "mmpose.GetBBoxCenterScale", "padding": 1.25}]
     augment = [{"type": "mmpose.RandomFlip", "direction": "horizontal"},
                *([{"type": "mmpose.RandomHalfBody"}] if chosen["half_body"] else []),
                {"type": "mmpose.RandomBBoxTransform", "rotate_factor": 40.0}]
     affine = [{"type": "mmpose.TopdownAffine", "input_size": (width, height), "use_udp": True}]
     target = [{"type": "mmpose.GenerateTarget", "encoder": codec}]
     pack = [{"type": "mmpose.PackPoseInputs"}]
-
-    def data(part: str, pipeline: list[dict], test: bool = False) -> dict:
-        boxes = job.data.get("val_boxes") if test else None
-        return {
-            "type": f"mmpose.{layout.dataset}", "data_root": str(root), "data_mode": "topdown",
-            "ann_file": job.data[f"{part}_annotations"], "data_prefix": {"img": job.data[f"{part}_images"]},
-            "test_mode": test, "pipeline": pipeline, **({"bbox_file": str(root / boxes)} if boxes else {}),
-        }
 
     return engine.Recipe(
         scope="mmpose",
@@ -283,8 +298,8 @@ def recipe(job: Job, chosen: dict) -> engine.Recipe:
             "data_preprocessor": common.preprocessor("mmpose.PoseDataPreprocessor"),
             "test_cfg": {"flip_test": chosen["flip_test"], "flip_mode": "heatmap", "shift_heatmap": False},
         },
-        train=data("train", read + affine + target + pack),
-        train_augmented=data("train", read + augment + affine + target + pack),
-        test=data("val", read + affine + pack, test=True),
+        train=dataset_of(job.data, "train", box + affine + target + pack),
+        train_augmented=dataset_of(job.data, "train", box + augment + affine + target + pack),
+        test=dataset_of(job.data, "val", box + affine + pack, test=True),
         metric={"ann_file": str(root / job.data["val_annotations"]), "prefix": "coco", **layout.metric},
     )

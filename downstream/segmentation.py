@@ -40,14 +40,7 @@ def evaluate(job: Job) -> Outcome:
     engine.one_of(job, chosen, "head", HEADS)
     if (chosen["scale"] is None) != (chosen["slide_stride"] is None):
         raise TaskError("segmentation: scale and slide_stride belong together; give both or neither")
-    root, layout = Path(job.data["root"]), job.data.get("layout", "ade")
-    if layout not in LAYOUTS:
-        raise TaskError(f"segmentation: layout {layout!r} is not one of {', '.join(LAYOUTS)}")
-    for part in ("train", "val"):
-        for folder in LAYOUTS[layout].folders(job.data[part]):
-            common.need(root / folder, "segmentation")
-    classes = read_classes(root) if layout == "ade" else list(CAMVID)
-    found = engine.run(job, recipe(job, chosen, classes), chosen)
+    found = engine.run(job, recipe(job, chosen, classes_of(job.data)), chosen)
     numbers = {name: float(found.numbers[name]) for name in ("mIoU", "aAcc", "mAcc")}
     return Outcome(numbers, found.seen, chosen=found.chosen)
 
@@ -112,6 +105,38 @@ class CamVidLayout(PairedLayout):
 
 LAYOUTS: dict[str, type[AdeLayout | CamVidLayout]] = {"ade": AdeLayout, "camvid": CamVidLayout}
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
+
+
+def classes_of(section: dict[str, Any]) -> list[str]:
+    """Names of the classes of a data section whose folders are all there.
+
+    Raises:
+        MissingData: a folder is not there.
+        TaskError: an unknown layout, or no table of classes.
+    """
+    root, layout = Path(section["root"]), section.get("layout", "ade")
+    if layout not in LAYOUTS:
+        raise TaskError(f"segmentation: layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    for part in ("train", "val"):
+        for folder in LAYOUTS[layout].folders(section[part]):
+            common.need(root / folder, "segmentation")
+    return read_classes(root) if layout == "ade" else list(CAMVID)
+
+
+def dataset_of(section: dict[str, Any], part: str, pipeline: list[dict]) -> dict[str, Any]:
+    """mmseg's data set of "train" or "val", whose ``pipeline`` follows after picture and labels have been read.
+
+    Raises as :func:`classes_of`.
+    """
+    layout, classes = section.get("layout", "ade"), classes_of(section)
+    pictures, labels = LAYOUTS[layout].folders(section[part])
+    read = [{"type": "mmengine.ReadPicture"},
+            {"type": "mmseg.ReadLabels", "num_classes": len(classes), "layout": layout}]
+    return {
+        "type": f"mmseg.{LAYOUTS[layout].__name__}", "data_root": section["root"], "metainfo": {"classes": classes},
+        "data_prefix": {"img_path": pictures, "seg_map_path": labels}, "pipeline": read + pipeline,
+        "test_mode": part == "val",
+    }
 
 
 @TRANSFORMS.register_module()
@@ -239,9 +264,7 @@ def parts(job: Job, chosen: dict[str, Any], classes: int) -> dict[str, Any]:
 
 def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
     """The model and data of the task in mmseg's terms."""
-    size, layout = common.pair(chosen["input_size"]), job.data.get("layout", "ade")
-    read = [{"type": "mmengine.ReadPicture"},
-            {"type": "mmseg.ReadLabels", "num_classes": len(classes), "layout": layout}]
+    size = common.pair(chosen["input_size"])
     fit = [{"type": "mmengine.AreaResize", "size": size}]
     label = [{"type": "mmengine.NearestAnnotation", "key": "gt_seg_map", "size": size}]
     flip = [{"type": "mmengine.FlipDense", "key": "gt_seg_map"}]
@@ -261,14 +284,6 @@ def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
     if chosen["photometric"]:
         augment = [*augment, {"type": "mmseg.PhotoMetricDistortion"}]
 
-    def data(part: str, pipeline: list[dict]) -> dict:
-        pictures, labels = LAYOUTS[layout].folders(job.data[part])
-        return {
-            "type": f"mmseg.{LAYOUTS[layout].__name__}", "data_root": job.data["root"],
-            "metainfo": {"classes": classes}, "data_prefix": {"img_path": pictures, "seg_map_path": labels},
-            "pipeline": pipeline, "test_mode": part == "val",
-        }
-
     return engine.Recipe(
         scope="mmseg",
         model={
@@ -280,8 +295,8 @@ def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
             ),
             "test_cfg": test_cfg,
         },
-        train=data("train", read + train + pack),
-        train_augmented=data("train", read + augment + pack),
-        test=data("val", read + test + pack),
+        train=dataset_of(job.data, "train", train + pack),
+        train_augmented=dataset_of(job.data, "train", augment + pack),
+        test=dataset_of(job.data, "val", test + pack),
         metric={"type": "mmseg.IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": IGNORE},
     )

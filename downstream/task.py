@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 Progress = Callable[[str, int, int], None]
@@ -148,6 +149,10 @@ def evaluate(job: Job) -> Outcome:
         MissingData: the data set is not there.
         TaskError: anything else a user can mend (weights that do not fit, a truncated picture, …).
     """
+    return module_of(job.task).evaluate(job)
+
+
+def module_of(task: str) -> ModuleType:
+    """The code of a task, imported without its frameworks' chatter."""
     with redirect_stdout(io.StringIO()):  # the OpenMMLab forks print "Could not import OneDL" when imported
-        module = importlib.import_module(TASKS[job.task].module)
-    return module.evaluate(job)
+        return importlib.import_module(TASKS[task].module)

@@ -33,7 +33,9 @@ _MAX_BYTES = 256 * 2**20  # far above any record with per-item scores; keeps a s
 _LARGEST = 1e30
 _SKIPPED_FOLDERS = frozenset({"mmengine", "pretrain"})  # logs and weights: never hold records, may hold many files
 _UNPROTECTED = frozenset({"environment", "started", "finished", "digest"})  # not covered by the digest
-_NOTES = ("baselines", "collapse", "between")  # of details: what a record says beside its own result
+WARNINGS = {"collapse": "features collapsed", "untaught": "nothing was learned"}
+"""Keys of details, and of backbone.json, that hold why a pre-training is not what it should be -> in words."""
+_NOTES = ("baselines", *WARNINGS, "between")  # of details: what a record says beside its own result
 _MEASURED_COST = ("pretrain_seconds", "seconds", "device", "peak_memory_bytes")  # differ from machine to machine
 _ENVIRONMENT = ("python", "packages", "git_commit", "dirty", "hardware")
 _FINGERPRINTS = ("cell", "config", "data", "backbone")
@@ -120,7 +122,7 @@ class Record:
     finished: str
     items: dict[str, list[float]] | None = None  # metric -> one score per test item, in order
     chosen: dict[str, Any] | None = None  # what a part cut from the training data chose: learning rate, layer, k, …
-    # of an analysis: what was found, by layer; of a task: `baselines`, see the property, and `collapse`
+    # of an analysis: what was found, by layer; of a task: `baselines`, see the property, and WARNINGS
     details: dict[str, Any] | None = None
     schema: int = SCHEMA
     digest: str = ""

@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .comparable import Conditions, Declared, conditions, departures, shared
 from .cost import RowCost, row_cost
+from .records import WARNINGS, InvalidRecord, Record, no_collection
 from .records import Cell as CellKey
-from .records import InvalidRecord, Record, no_collection
 from .statistics import (
     CORRECTION,
     ITEM_METHOD,
@@ -527,7 +527,7 @@ def _draft(
     if not good:
         found = {status for status, _ in reasons}
         return _Draft(Cell(next(status for status in ("invalid", "failed", "skipped") if status in found)), notes)
-    notes += _collapses(good, label)
+    notes += _warnings(good, label)
     seeds = {record.seed: record.main_metric[1]["value"] for record in good if record.main_metric}
     summary = summarise([record.main_metric[1]["value"] for record in good if record.main_metric])
     version = good[0].task_version
@@ -700,15 +700,16 @@ def _numbered(row: Row, notes_of_cells: Sequence[list[str]], notes: list[str]) -
     return replace(row, cells=cells)
 
 
-def _collapses(records: Sequence[Record], label: str) -> list[str]:
-    """A note for each reason why backbones behind the records count as collapsed; the number stands as it is."""
-    seeds: dict[str, set[int]] = defaultdict(set)
+def _warnings(records: Sequence[Record], label: str) -> list[str]:
+    """A note for each reason why backbones behind the records are not what they should be; the number stands."""
+    seeds: dict[tuple[str, str], set[int]] = defaultdict(set)
     for record in records:
-        if reason := (record.details or {}).get("collapse"):
-            seeds[str(reason)].add(record.seed)
+        for key, what in WARNINGS.items():
+            if reason := (record.details or {}).get(key):
+                seeds[what, str(reason)].add(record.seed)
     return [
-        _clean(f"{label}, seed{'s' * (len(own) > 1)} {', '.join(map(str, sorted(own)))}: features collapsed: {reason}")
-        for reason, own in sorted(seeds.items())
+        _clean(f"{label}, seed{'s' * (len(own) > 1)} {', '.join(map(str, sorted(own)))}: {what}: {reason}")
+        for (what, reason), own in sorted(seeds.items())
     ]
 
 

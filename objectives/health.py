@@ -1,8 +1,8 @@
-"""Whether a backbone's features have collapsed: numbers of its last layer, beside those of its own initialisation."""
+"""Whether a pre-training went wrong without an error: its features collapsed, or its loss never left chance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -13,6 +13,7 @@ from objectives.pictures.source import Source
 
 PICTURES = 64  # at most
 COLLAPSED = 0.05  # of the value at initialisation; our choice: trained backbones of the suites keep a seventh and more
+AT_CHANCE = 0.98  # of the loss at chance, our choice: 2.26 of ln 10, where the hits have risen from 10 to 15 %
 _NAMES = {
     "effective_rank": "effective rank", "within_std": "spread of tokens within a picture",
     "between_std": "spread of a place's token over pictures",
@@ -67,3 +68,12 @@ def collapse(found: Mapping[str, float], start: Mapping[str, float]) -> str | No
         for key, name in _NAMES.items() if not found[key] >= COLLAPSED * start[key]
     ]
     return "; ".join(lost) or None
+
+
+def untaught(losses: Sequence[float], chance: float) -> str | None:
+    """Why nothing was learned, in one line: the last tenth of ``losses`` stayed at that of chance; None otherwise."""
+    last = losses[-max(1, len(losses) // 10) :]
+    found = sum(last) / len(last)
+    if found < AT_CHANCE * chance:
+        return None
+    return f"the loss ended at {found:.3g}, that of guessing is {chance:.3g}"

@@ -116,6 +116,12 @@ class CrossEntropy:
             raise ObjectiveError("objective.loss.type=CrossEntropy needs class labels, but the target is continuous")
         return F.cross_entropy(prediction.float(), target.long(), label_smoothing=self.label_smoothing)
 
+    def at_chance(self, labels: Tensor) -> float:
+        """The least loss, in nats, of a prediction that is the same for all pictures, given all their labels (N,)."""
+        share = labels.bincount().double() / len(labels)
+        smooth = (1 - self.label_smoothing) * share + self.label_smoothing / len(share)
+        return float(-(smooth * smooth.clamp(min=1e-12).log()).sum())
+
 
 @LOSSES.register_module()
 class TokenCrossEntropy:

@@ -28,7 +28,7 @@ from objectives import checkpoint, parallel, processes
 from objectives.arithmetic import Arithmetic, compile_blocks, optimiser_wrapper, release_blocks
 from objectives.backbone import FORMAT
 from objectives.files import spent, whole
-from objectives.health import collapse, feature_health
+from objectives.health import collapse, feature_health, untaught
 from objectives.interruption import Deferred
 from objectives.machine import available_memory
 from objectives.objective import Objective, resize
@@ -260,7 +260,8 @@ def pretrain(job: PretrainJob, pictures: Source) -> Path:
 
     ``backbone.json`` says, beside what the backbone is: ``seconds`` of all parts of an interrupted training;
     ``shared_seconds`` of what seeds share, a tokenizer and teacher targets, whichever of them made it; ``features`` and
-    ``features_at_start`` (:func:`~objectives.health.health`); ``collapse``, why the features have collapsed, or null.
+    ``features_at_start`` (:func:`~objectives.health.health`); ``collapse``, why the features have collapsed, or null;
+    ``untaught``, why the loss shows that nothing was learned, where labels tell what guessing scores.
 
     Raises:
         ObjectiveError: the parts do not fit, the teacher has no weights, its codebook collapsed, the loss is not
@@ -304,6 +305,7 @@ def _write(
         "images_seen": job.steps * job.batch_size if job.trains else 0, "input_size": job.input_size,
         "data_fingerprint": pictures.fingerprint, "final_loss": losses[-1]["loss"] if losses else None, **facts,
         "features": features, "collapse": collapse(features, facts.get("features_at_start", features)),
+        **({"untaught": reason} if (reason := _untaught(objective, pictures, losses)) else {}),
         **({"arithmetic": asdict(job.computing)} if job.trains else {}),
         **(objective.teacher.about() if job.trains else {}), **job.about,
     }
@@ -312,6 +314,11 @@ def _write(
     save_backbone(backbone, about, job.folder)
     checkpoint.clear(job.folder)
     (job.folder / DIVERGED).unlink(missing_ok=True)
+
+
+def _untaught(objective: Objective, pictures: Source, losses: list[dict[str, float]]) -> str | None:
+    at_chance = getattr(objective.loss, "at_chance", None)
+    return untaught([row["loss"] for row in losses], at_chance(pictures.labels)) if at_chance and losses else None
 
 
 def load_objective(objective: Objective, path: Path) -> None:

@@ -31,6 +31,10 @@ def _need(key: str, value: Any, wanted: str, holds: Callable[[Any], bool], many:
         raise ObjectiveError(f"{key}={value}: {wanted}")
 
 
+def _counts(value: float) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
 @dataclass(frozen=True)
 class Optimiser:
     """AdamW and its schedule as the paper has them; :func:`scaled_lr` carries them over to a suite's size.
@@ -38,7 +42,7 @@ class Optimiser:
     Attributes:
         lr: peak learning rate *at* ``batch``, that is, after the paper's own linear rule.
         batch: the paper's batch, in images.
-        width: width of the paper's backbone, in channels.
+        width: width of the paper's backbone, in channels, or the least and the greatest of several at the same rate.
         betas, weight_decay: of AdamW; no decay on biases, norms and other 1-D parameters.
         weight_decay_end: what the weight decay becomes by the last step, along a cosine (DINO); None: it stays.
         warmup: share of the schedule spent warming up linearly. A short one gets 5 % at least (100 steps are enough),
@@ -51,7 +55,7 @@ class Optimiser:
 
     lr: float
     batch: int
-    width: int = 768
+    width: int | tuple[int, int] = 768
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
     warmup: float = 0.05
@@ -63,9 +67,14 @@ class Optimiser:
 
     def __post_init__(self) -> None:
         _need("optimiser.lr", self.lr, "a number from 0 on", lambda v: 0 <= v < math.inf)
-        for name in ("batch", "width"):
-            value = getattr(self, name)
-            _need(f"optimiser.{name}", value, "a whole number, at least 1", lambda v: isinstance(v, int) and v >= 1)
+        wanted = "a whole number, at least 1"
+        _need("optimiser.batch", self.batch, wanted, _counts)
+        if isinstance(self.width, (tuple, list)):
+            _need("optimiser.width", self.width, "two whole numbers, at least 1, the smaller first", _counts, many=2)
+            if self.width[0] > self.width[1]:
+                raise ObjectiveError(f"optimiser.width={self.width}: the smaller number first")
+        else:
+            _need("optimiser.width", self.width, wanted, _counts)
         _need("optimiser.betas", self.betas, "two numbers from 0 to below 1", lambda v: 0 <= v < 1, many=2)
         _need("optimiser.drop_path", self.drop_path, "a number from 0 to below 1", lambda v: 0 <= v < 1)
         _need("optimiser.warmup", self.warmup, "a share from 0 to below 1", lambda v: 0 <= v < 1)
@@ -134,9 +143,11 @@ def scaled_lr(optimiser: Optimiser, batch: int, width: int) -> float:
 
     ``lr × sqrt(batch / paper's batch) × (paper's width / width)``: the square-root rule of Adam for the batch
     (Malladi et al., 2205.10287) and the 1/width rule of the maximal-update parametrisation for the width
-    (Yang et al., 2203.03466, table 8). At the paper's own size it gives the paper's value.
+    (Yang et al., 2203.03466, table 8). At the paper's own size it gives the paper's value. Where the paper has one rate
+    for several widths, the nearest of them counts.
     """
-    return optimiser.lr * (batch / optimiser.batch) ** 0.5 * (optimiser.width / width)
+    low, high = (optimiser.width, optimiser.width) if isinstance(optimiser.width, int) else optimiser.width
+    return optimiser.lr * (batch / optimiser.batch) ** 0.5 * (min(max(width, low), high) / width)
 
 
 def weight_decay_at(optimiser: Optimiser, step: int, steps: int) -> float:

@@ -17,7 +17,7 @@ def visualize(
     what: Annotated[
         str,
         typer.Argument(help="attention: maps of chosen patches; features: principal components as colours. Left out: "
-                       "the suite's pictures, or with --objective an objective at work.",
+                       "the tasks' test data with their labels, or with --objective an objective at work.",
                        callback=choice("WHAT", ("", *WHAT))),
     ] = "",
     suite: Suite = "embedded",
@@ -44,7 +44,7 @@ def visualize(
         bool, typer.Option("--beside", help="Put each sheet beside its backbone, for the leaderboard's page.")
     ] = False,
 ) -> None:
-    """Write contact sheets: the suite's pictures with their ground truth, an objective at work, a backbone's view."""
+    """Write contact sheets: the tasks' test data with their labels, an objective at work, a backbone's view."""
     from benchmarks import suite as suites
     from benchmarks import visualize as sheets
     from benchmarks.data import data_root as find_data
@@ -80,6 +80,6 @@ def visualize(
             elif objective:
                 paths = sheets.objectives(at_work, root, runs, output, reporter)
             else:
-                paths = [sheets.data(chosen, root, output)]
+                paths = [sheets.data(chosen, root, output, reporter)]
     for path in paths:
         print(path)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks import scenes
-from benchmarks.scenes import figure, layout, production, raycast, shapes, sheet, store, video, writers
+from benchmarks.scenes import figure, layout, production, raycast, shapes, store, video, writers
 from benchmarks.scenes.raycast import Camera, Parts, Scene
 
 SPEC = scenes.SceneSpec(
@@ -314,13 +314,6 @@ def test_run_lengths_start_with_zeros():
     mask = np.array([[1, 0], [1, 1]], bool)
     assert writers.run_lengths(mask)["counts"] == [0, 2, 1, 1]
     assert writers.tight_box(np.zeros((3, 3), bool)) is None
-
-
-def test_contact_sheet_reads_the_files(root):
-    picture = sheet.contact_sheet(root, rows=2)
-    assert np.asarray(picture).std() > 20
-    with pytest.raises(FileNotFoundError):
-        sheet.contact_sheet(root / "imagenet")
 
 
 # -------------------------------------------------------------------------------------------- the cache folder

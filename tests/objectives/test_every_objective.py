@@ -110,6 +110,20 @@ def test_learning_rate_rule_gives_the_papers_value_at_the_papers_size():
     assert recipes.scaled_lr(optimiser, 4096, 192) == pytest.approx(9.6e-3)
 
 
+def test_learning_rate_rule_takes_the_nearest_of_several_widths():
+    optimiser = recipes.Optimiser(lr=1e-3, batch=1024, width=(192, 768))
+    for width in (192, 384, 768):
+        assert recipes.scaled_lr(optimiser, 1024, width) == pytest.approx(1e-3)
+    assert recipes.scaled_lr(optimiser, 1024, 96) == pytest.approx(2e-3)
+    assert recipes.scaled_lr(optimiser, 1024, 1536) == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize("width", [0, 0.5, (768, 192), (192,), (0, 768), (192, 768.5), "wide"])
+def test_a_width_that_is_none_is_refused(width):
+    with pytest.raises(recipes.ObjectiveError, match=r"optimiser\.width"):
+        recipes.Optimiser(lr=1e-3, batch=1024, width=width)
+
+
 @pytest.mark.parametrize(
     ("backbone", "exempt"), [
         ("Swin", "relative_position_bias_table"), ("Swin V2", "logit_scale"), ("Swin V2", "cpb_mlp.2.weight"),

@@ -1,12 +1,14 @@
 """Collapse of features: the numbers, the rule, and a training that does collapse."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from objectives.health import collapse, feature_health, health
+from objectives.health import collapse, feature_health, health, untaught
+from objectives.loss import CrossEntropy
 from objectives.pretrain import build, pretrain
 
 
@@ -72,3 +74,35 @@ def test_a_training_that_learns_has_not_collapsed(make_job, pictures):
     assert about["collapse"] is None
     assert about["features"].keys() == about["features_at_start"].keys()
     assert about["features"] != about["features_at_start"]
+
+
+def test_a_loss_at_chance_is_told_and_one_below_it_is_not():
+    chance = CrossEntropy(label_smoothing=0.1).at_chance(torch.arange(10).repeat(7))
+    assert chance == pytest.approx(math.log(10))
+    assert untaught([5.0, 2.31, 2.3] * 4, chance) == "the loss ended at 2.3, that of guessing is 2.3"
+    assert untaught([2.3] * 18 + [1.9, 2.0], chance) is None
+    assert untaught([1.0] * 18 + [2.4, 2.4], chance) is not None  # what it was in between does not count
+
+
+def test_chance_is_what_the_best_constant_prediction_scores():
+    labels, loss = torch.tensor([0, 0, 0, 1, 2, 2]), CrossEntropy(label_smoothing=0.2)
+    best = loss.at_chance(labels)
+    logits = torch.zeros(3, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logits], max_iter=100)
+
+    def step():
+        optimiser.zero_grad()
+        value = loss(logits.expand(6, 3), labels, None)
+        value.backward()
+        return value
+
+    optimiser.step(step)
+    assert float(loss(logits.expand(6, 3), labels, None)) == pytest.approx(best, abs=1e-5)
+
+
+@pytest.mark.parametrize("lr", [0.0, 3e-2])
+def test_a_supervised_training_without_a_rate_has_learned_nothing(lr, make_job, pictures):
+    job = make_job("supervised", images_seen=16 * 40)
+    job = replace(job, optimiser=replace(job.optimiser, lr=lr, batch=256, warmup=0.0, drop_path=0.0))
+    about = json.loads((pretrain(job, pictures) / "backbone.json").read_text())
+    assert ("untaught" in about) == (lr == 0.0)

@@ -1,17 +1,12 @@
 """Writes the generated parts of README.md, docs/leaderboard.html, docs/dark-secrets.md, docs/scaling.md and
-docs/figures, from committed records: ``python docs/make.py``; ``--check`` only compares.
-
-``--collect RUNS`` first copies the records, analyses, logs and sheets of pictures of a runs folder (never weights) to
-``leaderboard/records``.
-``--backbones`` also tries every objective on every kind of backbone (a minute) and writes docs/backbones.md.
-``--flops`` also counts the arithmetic of every objective on the suites' backbones (some minutes) and writes
-leaderboard/arithmetic.json.
+docs/figures, from committed records: ``python docs/make.py``; ``--help`` says what else it can do.
 
 A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -205,22 +200,36 @@ def written(text: str) -> str:
 
 
 def main() -> int:
-    """Write, or with ``--check`` say whether the file is up to date."""
-    if "--collect" in sys.argv:
-        collect(Path(sys.argv[sys.argv.index("--collect") + 1]))
-    if "--backbones" in sys.argv:
+    """Write the documents, or with ``--check`` name those that are out of date."""
+    parser = argparse.ArgumentParser(description="Make README's tables, the HTML page, figures and pages of docs.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where something would change")
+    parser.add_argument(
+        "--collect", type=Path, metavar="RUNS", help="first copy the records, analyses, logs and sheets of pictures of "
+        "this folder, never weights, to leaderboard/records")
+    parser.add_argument(
+        "--backbones", action="store_true", help="also try every objective on every kind of backbone (a minute) and "
+        "write docs/backbones.md")
+    parser.add_argument(
+        "--flops", action="store_true", help="also count the arithmetic of every objective on the suites' backbones "
+        "(some minutes) and write leaderboard/arithmetic.json")
+    asked = parser.parse_args()
+    if asked.collect:
+        collect(asked.collect)
+    if asked.backbones:
         from objectives import compatibility
 
         (ROOT / "docs" / "backbones.md").write_text(compatibility.markdown(compatibility.table()))
-    if "--flops" in sys.argv:
+    if asked.flops:
         ARITHMETIC.write_text(arithmetic(), encoding="utf-8")
     path = ROOT / "README.md"
     drawn = {FIGURES / n: svg for part in PARTS.values() for n, (_, svg) in drawings(*part).items()}
     made = {path: written(path.read_text(encoding="utf-8")), PAGE: html(), SECRETS: secrets(),
             SCALING: scaling.page(read_records([RECORDS])[0], CURVES), **drawn}
     stale = set(FIGURES.glob("*.svg")) - set(drawn)
-    if "--check" in sys.argv:
+    if asked.check:
         differ = [f for f, text in made.items() if not f.is_file() or f.read_text(encoding="utf-8") != text]
+        for file in sorted([*differ, *stale]):
+            print(f"out of date: {file.relative_to(ROOT)}")
         return int(bool(differ) or bool(stale))
     FIGURES.mkdir(exist_ok=True)
     for file, text in made.items():

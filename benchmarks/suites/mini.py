@@ -75,8 +75,8 @@ suite = Suite(
             "attentive": {
                 "input_size": (96, 128), "epochs": 20, "batch_size": 16, "lr": [1e-3, 4e-3], "weight_decay": 0.05,
             },
-            # 97 pictures: with 240 steps (batch 16, 40 epochs) the head's rate, a thirtieth of the frozen one's, leaves it
-            # untrained, and fine-tuning ends at an error of 1.6 to 2 m
+            # 97 pictures: in 240 steps (batch 16, 40 epochs) the head, whose rate is a thirtieth of the frozen one's,
+            # is not trained, and fine-tuning ends at an error of 1.6 to 2 m
             "finetune": {
                 "input_size": (96, 128), "epochs": 100, "batch_size": 8, "lr": 2e-3, "weight_decay": 0.05,
                 "layer_decay": 0.75,

@@ -74,6 +74,7 @@ class Result:
 COMMON = {
     "epochs": 20, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0, "warmup": 0.05, "layer_decay": 0.65,
     "merging_layers": True,  # of a Swin under layer_decay, see downstream.optimise.layer_groups
+    "head_rate": 1.0,  # finetune: learning rate of neck and head, in units of lr
     "drop_path_rate": 0.1, "out_indices": (-1,), "train_limit": None, "test_limit": None, "num_workers": 0,
     "test_batch": TEST_BATCH,
     # optimiser and schedule, see downstream.optimise; accumulate: batches a step
@@ -226,7 +227,8 @@ def _train_all(
 ) -> tuple[int, dict[str, Any]] | None:
     """Pictures seen and what was chosen; None where the device's memory ran out."""
     lr = chosen["lr"][0] if isinstance(chosen["lr"], (list, tuple)) else chosen["lr"]
-    groups = layer_groups(model, lr, chosen["weight_decay"], chosen["layer_decay"], chosen["merging_layers"])
+    groups = layer_groups(
+        model, lr, chosen["weight_decay"], chosen["layer_decay"], chosen["merging_layers"], chosen["head_rate"])
     try:
         loss = optimise(model, data, job, chosen, groups, "finetune", pieces)
     except torch.OutOfMemoryError:

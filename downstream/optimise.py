@@ -28,7 +28,7 @@ _TABLES = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table"
 
 
 def layer_groups(
-    model: nn.Module, lr: float, weight_decay: float, decay: float, merging_layers: bool = True
+    model: nn.Module, lr: float, weight_decay: float, decay: float, merging_layers: bool = True, head_rate: float = 1.0
 ) -> list[dict[str, Any]]:
     """Parameter groups with layer-wise learning-rate decay.
 
@@ -36,8 +36,8 @@ def layer_groups(
     the blocks (final norm, neck, head) gets 1 (facebookresearch/mae: util/lr_decay.py). A Swin stage's merging counts
     as a layer of its own (SwinTransformer/MIM-Depth-Estimation) or, without ``merging_layers``, belongs to the last
     block of the stage before (microsoft/SimMIM: optimizer.py). A relative bias that all blocks share gets 1, too
-    (unilm: beit/optim_factory.py). One-dimensional parameters, tokens, tables of positions, and what timm exempts are
-    not decayed in weight.
+    (unilm: beit/optim_factory.py). Neck and head learn at ``head_rate`` times ``lr``. One-dimensional parameters,
+    tokens, tables of positions, and what timm exempts are not decayed in weight.
     """
     net = model.backbone.net
     names: list[tuple[str, ...]] = []  # prefixes of the layers, in order
@@ -56,14 +56,14 @@ def layer_groups(
         if not parameter.requires_grad:
             continue
         inner = name.removeprefix("backbone.net.")
-        layer = count + 1
+        layer = count + 1 if head_rate == 1 else count + 2
         if inner != name:
             found = [i for i, prefix in enumerate(names) if inner.startswith(prefix)]
             layer = found[0] + 1 if found else (count + 1 if inner.startswith(_LAST) else 0)
         bare = parameter.ndim <= 1 or inner.endswith(_TABLES) or (inner != name and inner in exempt)
-        group = groups.setdefault((layer, bare), {
-            "params": [], "lr": lr * decay ** (count + 1 - layer), "weight_decay": 0.0 if bare else weight_decay,
-        })
+        share = head_rate if layer > count + 1 else decay ** (count + 1 - layer)
+        group = groups.setdefault(
+            (layer, bare), {"params": [], "lr": lr * share, "weight_decay": 0.0 if bare else weight_decay})
         group["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 

@@ -132,6 +132,16 @@ def test_layer_decay_follows_the_depth(backbone):
     assert sum(len(group["params"]) for group in groups) == len(named)
 
 
+def test_the_head_may_learn_faster_than_the_backbone(backbone):
+    model = torch.nn.Module()
+    model.backbone = TimmBackbone(backbone, frozen=False)
+    model.head = torch.nn.Linear(2, 2)
+    plain, fast = ({id(p): group["lr"] for group in layer_groups(model, 0.5, 0.1, 0.5, head_rate=rate)
+                    for p in group["params"]} for rate in (1.0, 10.0))
+    for name, parameter in model.named_parameters():
+        assert fast[id(parameter)] == (5.0 if name.startswith("head.") else plain[id(parameter)]), name
+
+
 @pytest.mark.parametrize("merging_layers", [True, False])
 def test_layer_decay_of_a_swin(merging_layers, make_backbone):
     """Depth's code of 2205.13543 counts a merging as a layer; SimMIM's leaves it with the block before it."""

@@ -6,7 +6,6 @@ the index modulo ten. So no look can tell the class.
 
 from __future__ import annotations
 
-import colorsys
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,29 +40,26 @@ def generators(seed: int, split: int, index: int, attempt: int, count: int) -> l
 
 def _paint(hue: float, saturation: float, value: float) -> np.ndarray:
     """HSV, each 0..1, to RGB (3,)."""
-    return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
+    wheel = np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
+    return value * (1 + saturation * (wheel.clip(0, 1) - 1))
 
 
 def material(
     rng: np.random.Generator, colour: np.ndarray, plain: float = 0.35, cells: tuple[float, float] = (4.0, 10.0)
 ) -> np.ndarray:
     """A row of materials (8,): a texture in ``colour`` and a second colour."""
-    chance, which, dense, share, hue, saturation, value = rng.random(7).tolist()
-    texture = raycast.PLAIN if chance < plain else raycast.STRIPES + int(which * 5)
-    other = _paint(hue, 0.8 * saturation, 0.2 + 0.8 * value)
-    other = colour + (other - colour) * (0.35 + 0.55 * share)
-    return np.array([texture, cells[0] + (cells[1] - cells[0]) * dense, *colour.tolist(), *other.tolist()])
+    texture = raycast.PLAIN if rng.random() < plain else rng.integers(raycast.STRIPES, raycast.NOISE + 1)
+    other = colour + (_paint(*rng.uniform((0, 0, 0.2), (1, 0.8, 1))) - colour) * rng.uniform(0.35, 0.9)
+    return np.array([texture, rng.uniform(*cells), *colour, *other])
 
 
 def vivid(rng: np.random.Generator, avoid: list[np.ndarray]) -> np.ndarray:
     """A colour that differs from those to be avoided."""
-    others = [other.tolist() for other in avoid]
     for _ in range(20):
-        hue, saturation, value = rng.random(3).tolist()
-        colour = colorsys.hsv_to_rgb(hue, 0.15 + 0.85 * saturation, 0.3 + 0.7 * value)
-        if all(max(abs(a - b) for a, b in zip(colour, other, strict=True)) > 0.25 for other in others):
+        colour = _paint(rng.random(), rng.uniform(0.15, 1), rng.uniform(0.3, 1))
+        if all(np.abs(colour - other).max() > 0.25 for other in avoid):
             break
-    return np.array(colour)
+    return colour
 
 
 def surfaces(rng: np.random.Generator) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-VERSION = 2  # raise it when the pictures change; part of the fingerprint. 1: two ways of drawing colours under one number
+VERSION = 2  # raise it when the pictures change; part of the fingerprint. 1 stood for two ways of drawing colours
 
 CLASSES: tuple[str, ...] = (
     "arch", "ball", "bottle", "box", "chair", "dumbbell", "lamp", "snowman", "stairs", "table",

@@ -316,6 +316,11 @@ def test_run_lengths_start_with_zeros():
     assert writers.tight_box(np.zeros((3, 3), bool)) is None
 
 
+def test_the_scenes_are_those_of_the_committed_records(root):
+    """Another hash is another data set: raise VERSION, and compute the committed records of `embedded` again."""
+    assert store.recorded(root, SPEC) == "b6101d1a397c06185df90d3355e827aada5cd95bb0989e54bce7dbdf6a31ce1a"
+
+
 # -------------------------------------------------------------------------------------------- the cache folder
 TINY = scenes.SceneSpec(
     pictures_train=1, pictures_val=1, videos_train=1, videos_test=1, frames_train=1, frames_test=1, size=64
@@ -339,7 +344,7 @@ def test_other_spec_version_or_wreck_is_replaced(tmp_path, monkeypatch):
     assert not (folder / "wreck").exists()
     second = scenes.prepare(folder, replace(TINY, seed=1))
     assert second != first
-    monkeypatch.setattr(store, "VERSION", 2)
+    monkeypatch.setattr(store, "VERSION", scenes.VERSION + 1)
     (folder / "old").touch()
     scenes.prepare(folder, replace(TINY, seed=1))
     assert not (folder / "old").exists()

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.suite import Suite, absolute
+from benchmarks.visualize import colour_of
 from downstream.task import TASKS, MissingData, module_of
 
 if TYPE_CHECKING:
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 
 COLUMNS, STRIPS = 6, 3  # pictures a row, videos
 SIDE, GAP, HEAD = 200, 8, 22  # pixels: longest side of a panel, between panels, of a line of text
-PADDING = 1.25  # of a person's box, as the pose task has it
 INK, PAPER, BOX = (30, 30, 30), (255, 255, 255), (0, 255, 0)
 LEFT, RIGHT, MIDDLE = (255, 120, 0), (0, 150, 255), (240, 240, 240)
 IGNORED = (0, 0, 0)
-TURN = 0.618034  # of the circle of hues from one class to the next (the golden ratio): neighbours look different
 
 
 @dataclass(frozen=True)
@@ -82,24 +81,26 @@ def _page(blocks: Sequence[Block]) -> Image.Image:
 
 
 def _classes(name: str, section: dict[str, Any]) -> Block:
-    pipeline = [{"type": "mmengine.ReadPicture"}]
-    items, chosen = _items(name, "mmpretrain", module_of(name).dataset_of(section, "val", pipeline))
-    names = items.metainfo["classes"]
+    task, pipeline = module_of(name), [{"type": "mmengine.ReadPicture"}]
+    names = task.classes_of(section)
+    items, chosen = _items(name, "mmpretrain", task.dataset_of(section, "val", names, pipeline))
     panels = [_titled(_fitted(item["img"]), names[int(item["gt_label"])]) for item in chosen]
     return Block(f"{name}: {len(items):,} test pictures of {len(names)} classes", [panels])
 
 
 def _regions(name: str, section: dict[str, Any]) -> Block:
-    items, chosen = _items(name, "mmseg", module_of(name).dataset_of(section, "val", []))
-    names = items.metainfo["classes"]
+    task = module_of(name)
+    names = task.classes_of(section)
+    items, chosen = _items(name, "mmseg", task.dataset_of(section, "val", names, []))
     rows = [[_fitted(item["img"]) for item in chosen], [_regions_of(item["gt_seg_map"], names) for item in chosen]]
     return Block(f"{name}: {len(items):,} test pictures, {len(names)} classes; black is not scored", rows)
 
 
 def _people(name: str, section: dict[str, Any]) -> Block:
-    module_of(name).layout_of(section)
-    items, chosen = _items(name, "mmpose", module_of(name).dataset_of(section, "val", []))
-    panels = [_skeleton(item, items.metainfo) for item in chosen]
+    task = module_of(name)
+    task.layout_of(section)
+    items, chosen = _items(name, "mmpose", task.dataset_of(section, "val", []))
+    panels = [_skeleton(item, items.metainfo, task.PADDING) for item in chosen]
     return Block(f"{name}: {len(items):,} test people; filled: seen, hollow: hidden; orange: their left", [panels])
 
 
@@ -164,14 +165,10 @@ def _titled(panel: Image.Image, title: str) -> Image.Image:
     return panel
 
 
-def _colour(label: int) -> tuple[int, int, int]:
-    hue = np.array([[[label * TURN % 1 * 180, 140 + 60 * (label % 2), 235 - 60 * (label % 3)]]]).astype(np.uint8)
-    return tuple(int(v) for v in cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0])
-
-
 def _regions_of(labels: np.ndarray, names: Sequence[str]) -> Image.Image:
     """(H, W) labels in colours, each class named where its region is widest."""
-    palette = np.array([_colour(label) if label < len(names) else IGNORED for label in range(256)], np.uint8)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(names)] = [[round(255 * part) for part in colour_of(label)] for label in range(len(names))]
     size = _size(*labels.shape)
     shown = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
     panel = Image.fromarray(palette[shown])
@@ -183,10 +180,10 @@ def _regions_of(labels: np.ndarray, names: Sequence[str]) -> Image.Image:
     return panel
 
 
-def _skeleton(item: Mapping[str, Any], about: Mapping[str, Any]) -> Image.Image:
-    """A person in the padded box: joints filled where seen and hollow where hidden."""
+def _skeleton(item: Mapping[str, Any], about: Mapping[str, Any], padding: float) -> Image.Image:
+    """A person in the box, ``padding`` times as large: joints filled where seen and hollow where hidden."""
     x0, y0, x1, y1 = np.asarray(item["bbox"], float).reshape(-1)[:4]
-    centre, half = ((x0 + x1) / 2, (y0 + y1) / 2), PADDING * max(x1 - x0, y1 - y0) / 2
+    centre, half = ((x0 + x1) / 2, (y0 + y1) / 2), padding * max(x1 - x0, y1 - y0) / 2
     left, top = max(0, int(centre[0] - half)), max(0, int(centre[1] - half))
     cut = item["img"][top : int(centre[1] + half) + 1, left : int(centre[0] + half) + 1]
     panel = _fitted(np.ascontiguousarray(cut))
@@ -242,4 +239,3 @@ def _strip(video: Video) -> list[Image.Image]:
             ImageDraw.Draw(panel).rectangle([x, y, x + w, y + h], None, BOX)
         panels.append(_titled(panel, f"{video.name}  {frame + 1}" + ("" if video.visible[frame] else "  hidden")))
     return panels
-

@@ -222,14 +222,18 @@ def _decoded(
     return columns
 
 
+def colour_of(number: int) -> tuple[float, float, float]:
+    """R, G, B in [0, 1] for a code or a class: neighbours in number look different."""
+    return hsv_to_rgb(number * TURN % 1, 0.5 + 0.5 * (number % 2), 1 - 0.25 * (number % 3))
+
+
 def _colours(tokenizer) -> Tensor:
     """A colour for each code (K, 3) in [0, 1]: alike where the codes are, or all round the circle of hues."""
     import torch
 
     book = getattr(tokenizer, "codebook", None)
     if book is None:
-        hues = [(number * TURN) % 1 for number in range(tokenizer.codes)]
-        return torch.tensor([hsv_to_rgb(hue, 0.5 + 0.5 * (i % 2), 1 - 0.25 * (i % 3)) for i, hue in enumerate(hues)])
+        return torch.tensor([colour_of(number) for number in range(tokenizer.codes)])
     centred = (book - book.mean(0)).detach().float()
     places = centred @ torch.linalg.svd(centred, full_matrices=False)[2][:3].t()
     return places.argsort(0).argsort(0) / max(1, len(book) - 1)  # ranks: every shade is used alike

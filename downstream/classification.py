@@ -61,11 +61,11 @@ def classes_of(section: dict[str, Any]) -> list[str]:
     return classes
 
 
-def dataset_of(section: dict[str, Any], part: str, pipeline: list[dict]) -> dict[str, Any]:
-    """mmpretrain's data set of "train" or "val"; errors as :func:`classes_of`."""
+def dataset_of(section: dict[str, Any], part: str, classes: list[str], pipeline: list[dict]) -> dict[str, Any]:
+    """mmpretrain's data set of "train" or "val", with the ``classes`` of :func:`classes_of`."""
     return {
         "type": "mmpretrain.CustomDataset", "data_root": str(Path(section["root"]) / section[part]),
-        "metainfo": {"classes": classes_of(section)}, "pipeline": pipeline,
+        "metainfo": {"classes": classes}, "pipeline": pipeline,
     }
 
 
@@ -158,8 +158,8 @@ def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
             "type": "mmpretrain.ImageClassifier", **parts(job, chosen, len(classes)),
             "data_preprocessor": common.preprocessor("mmpretrain.ClsDataPreprocessor", **more),
         },
-        train=dataset_of(job.data, "train", read + whole + pack),
-        train_augmented=dataset_of(job.data, "train", read + augment + pack),
-        test=dataset_of(job.data, "val", read + whole + pack),
+        train=dataset_of(job.data, "train", classes, read + whole + pack),
+        train_augmented=dataset_of(job.data, "train", classes, read + augment + pack),
+        test=dataset_of(job.data, "val", classes, read + whole + pack),
         metric={"type": "mmpretrain.Accuracy", "topk": (1, min(5, len(classes)))},
     )

@@ -25,6 +25,7 @@ from downstream.dense import PatchLinear
 from downstream.task import Job, MissingData, Outcome, TaskError
 
 HEADS = ("linear", "classic", "simple")
+PADDING = 1.25  # of a person's box (mmpose)
 DEFAULTS = {
     "input_size": 64, "epochs": 12, "batch_size": 32, "lr": [4e-3, 1.6e-2], "head": "linear", "upsample": 4,
     "sigma": 1.5, "flip_test": True, "deconv": (256, 256), "half_body": False, "loss_weight": 100.0, "patch_padding": 0,
@@ -66,7 +67,7 @@ def evaluate(job: Job) -> Outcome:
     ``layout`` in ``data`` is "coco" (the default), "crowdpose" or "lsp" (Leeds Sports Pose as COCO JSON);
     ``val_boxes`` names a detector's result file, whose boxes are used at test time; None: the ground truth's.
 
-    ``input_size`` is (height, width) of the crop, whose box is padded by 1.25 (mmpose). ``head``: "linear" (the heat
+    ``input_size`` is (height, width) of the crop, whose box is padded by :data:`PADDING`. ``head``: "linear" (the heat
     map is ``upsample`` times as fine as the tokens), "classic" (deconvolutions of ``deconv`` channels, ViTPose: two of
     256) or "simple" (ReLU, 4 times bilinear, one 3x3 convolution, ViTPose). ``patch_padding``: pixels of padding before
     the patches (ViTPose: 2). ``class_token`` False leaves out a plain ViT's (ViTPose). ``neck``, before the head:
@@ -283,7 +284,7 @@ def recipe(job: Job, chosen: dict) -> engine.Recipe:
     heatmap = (width // stride * scale, height // stride * scale)
     codec = {"type": "UDPHeatmap", "input_size": (width, height), "heatmap_size": heatmap, "sigma": chosen["sigma"]}
     root = Path(job.data["root"])
-    box = [{"type": "mmpose.GetBBoxCenterScale", "padding": 1.25}]
+    box = [{"type": "mmpose.GetBBoxCenterScale", "padding": PADDING}]
     augment = [{"type": "mmpose.RandomFlip", "direction": "horizontal"},
                *([{"type": "mmpose.RandomHalfBody"}] if chosen["half_body"] else []),
                {"type": "mmpose.RandomBBoxTransform", "rotate_factor": 40.0}]

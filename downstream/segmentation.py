@@ -123,12 +123,12 @@ def classes_of(section: dict[str, Any]) -> list[str]:
     return read_classes(root) if layout == "ade" else list(CAMVID)
 
 
-def dataset_of(section: dict[str, Any], part: str, pipeline: list[dict]) -> dict[str, Any]:
-    """mmseg's data set of "train" or "val", whose ``pipeline`` follows after picture and labels have been read.
+def dataset_of(section: dict[str, Any], part: str, classes: list[str], pipeline: list[dict]) -> dict[str, Any]:
+    """mmseg's data set of "train" or "val", with the ``classes`` of :func:`classes_of`.
 
-    Raises as :func:`classes_of`.
+    ``pipeline`` follows after picture and labels have been read.
     """
-    layout, classes = section.get("layout", "ade"), classes_of(section)
+    layout = section.get("layout", "ade")
     pictures, labels = LAYOUTS[layout].folders(section[part])
     read = [{"type": "mmengine.ReadPicture"},
             {"type": "mmseg.ReadLabels", "num_classes": len(classes), "layout": layout}]
@@ -295,8 +295,8 @@ def recipe(job: Job, chosen: dict, classes: list[str]) -> engine.Recipe:
             ),
             "test_cfg": test_cfg,
         },
-        train=dataset_of(job.data, "train", train + pack),
-        train_augmented=dataset_of(job.data, "train", augment + pack),
-        test=dataset_of(job.data, "val", test + pack),
+        train=dataset_of(job.data, "train", classes, train + pack),
+        train_augmented=dataset_of(job.data, "train", classes, augment + pack),
+        test=dataset_of(job.data, "val", classes, test + pack),
         metric={"type": "mmseg.IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": IGNORE},
     )

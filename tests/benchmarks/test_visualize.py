@@ -196,7 +196,7 @@ def test_joints_lie_where_the_annotation_has_them():
         "raw_ann_info": {"keypoints": [30, 40, 2, 70, 40, 1, 0, 0, 0]},
     }
     about = {"keypoint_id2name": {0: "left_hip", 1: "right_hip", 2: "nose"}, "skeleton_links": [(0, 2)]}
-    panel = np.asarray(data_sheet._skeleton(item, about))
+    panel = np.asarray(data_sheet._skeleton(item, about, 1.25))
     left, scale = 12, data_sheet.SIDE / 76  # the padded box reaches from 12.5 to 87.5
 
     def at(x, y):

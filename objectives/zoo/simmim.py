@@ -3,8 +3,10 @@
     bench run --objective simmim --tasks all
 
 The authors (microsoft/SimMIM): mask units of 32 px, 60 % of them hidden (rounded up), 1x1 convolution and pixel
-shuffle as head, L1 over the hidden pixels of the ImageNet-normalised picture; Swin-B or ViT-B, batch 2048, base rate
-2e-4 x batch/512 (100 epochs), warm-up 10 epochs, cosine to 1e-5, clip 5, crops of scale (.67, 1).
+shuffle as head, L1 over the hidden pixels of the ImageNet-normalised picture. Optimiser: Swin-B's over 100 epochs
+(configs/swin_base__100ep: 1,024 channels, no drop path), batch 2048, base rate 2e-4 x batch/512, warm-up 10 epochs,
+cosine to 1e-5, clip 5, crops of scale (.67, 1). Version 1 mixed ViT-B's width and drop path (800 epochs, half the rate)
+with that rate.
 
 Ours differs: on the suite's ViT the position table is absolute (theirs: shared relative bias); a unit is 2 x 2 patches
 whatever the patch (32 px at theirs), and one token where a token is 32 px or more (Swin).
@@ -23,7 +25,8 @@ recipe = Recipe(
     head={"type": "PixelShuffleHead"},
     loss={"type": "L1", "region": "masked"},
     optimiser=Optimiser(
-        lr=2e-4 * 2048 / 512, batch=2048, warmup=10 / 100, min_lr=1e-5 / 8e-4, clip=5.0, drop_path=0.1
+        lr=2e-4 * 2048 / 512, batch=2048, width=1024, warmup=10 / 100, min_lr=1e-5 / 8e-4, clip=5.0
     ),
     crop=Crop(scale=(0.67, 1.0)),
+    version=2,
 )

@@ -52,7 +52,7 @@ app.command()(evaluate.export)
 app.command()(doctor.doctor)
 app.add_typer(data.app, name="data")
 
-INTERRUPTED = "bench: interrupted; finished cells are kept, the same command goes on"
+KEEPS = ("run", "sweep", "eval", "reproduce", "analyze")  # what is finished, and go on from there
 UsageError = typer.BadParameter.__base__  # of a wrong option; typer carries click within itself and does not export it
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # typer makes Ctrl-C within a command into an exit code
-            print(INTERRUPTED, file=sys.stderr)
+            _say_interrupted()
         raise SystemExit(code if isinstance(code, int) else 0)
     except typer.Exit as stop:
         raise SystemExit(stop.exit_code) from None
@@ -80,9 +80,15 @@ def main() -> None:
         where = error.filename or "a file below --runs"
         print(f"bench: {where}: {error.strerror}; free space or name another folder", file=sys.stderr)
     except (KeyboardInterrupt, typer.Abort):
-        print(INTERRUPTED, file=sys.stderr)
+        _say_interrupted()
         raise SystemExit(EXIT_INTERRUPTED) from None
     raise SystemExit(EXIT_REQUEST)
+
+
+def _say_interrupted() -> None:
+    goes_on = "finished cells are kept, the same command goes on"
+    words = goes_on if sys.argv[1:2] and sys.argv[1] in KEEPS else "nothing is kept of what was under way"
+    print(f"bench: interrupted; {words}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from benchmarks.errors import RequestError
-from benchmarks.signals import INTERRUPTED
+from benchmarks.errors import EXIT_INTERRUPTED, RequestError
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -283,7 +282,7 @@ def led(launcher: str, device: str) -> AbstractContextManager[Team | None]:
             try:
                 follow(team)
             except KeyboardInterrupt:  # process 0 says so
-                raise SystemExit(INTERRUPTED) from None
+                raise SystemExit(EXIT_INTERRUPTED) from None
         raise SystemExit(0)
     return team
 

@@ -7,7 +7,7 @@ import signal
 import threading
 from types import FrameType
 
-INTERRUPTED = 130  # exit code: 128 + SIGINT
+from benchmarks.errors import EXIT_INTERRUPTED
 
 
 def install() -> None:
@@ -19,7 +19,7 @@ def install() -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal came
         if came:
-            os._exit(INTERRUPTED)
+            os._exit(EXIT_INTERRUPTED)
         came = True
         raise KeyboardInterrupt
 

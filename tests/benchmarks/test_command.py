@@ -1,5 +1,6 @@
 """The command as a user types it."""
 
+import importlib
 import json
 import os
 import shutil
@@ -47,19 +48,23 @@ def test_help_and_lists_import_nothing_heavy(arguments):
     assert done.stdout
 
 
-def test_ctrl_c_leaves_with_one_line(monkeypatch, capsys):
+@pytest.mark.parametrize(("command", "module", "name", "words"), [
+    (["run", "--objective", "random_init", "--tasks", "depth"], "run", "carry_out",
+     "finished cells are kept, the same command goes on"),
+    (["speed", "--objective", "mae"], "speed", "_plans", "nothing is kept of what was under way"),
+])
+def test_ctrl_c_leaves_with_one_line(command, module, name, words, monkeypatch, capsys):
     from benchmarks import cli
-    from benchmarks.commands import run
 
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "carry_out", interrupted)
-    monkeypatch.setattr(sys, "argv", ["bench", "run", "--objective", "random_init", "--tasks", "depth"])
+    monkeypatch.setattr(importlib.import_module(f"benchmarks.commands.{module}"), name, interrupted)
+    monkeypatch.setattr(sys, "argv", ["bench", *command])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 130
-    assert capsys.readouterr().err == "bench: interrupted; finished cells are kept, the same command goes on\n"
+    assert capsys.readouterr().err == f"bench: interrupted; {words}\n"
 
 
 def test_list_as_json():

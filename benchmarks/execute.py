@@ -27,6 +27,7 @@ from benchmarks.progress import Reporter
 from benchmarks.tidy import close_runs
 from leaderboard.records import WARNINGS, InvalidRecord, Record, RecordError, checked, read_record, write_record
 from objectives.files import sha256_of
+from objectives.machine import give_back_memory, keep_freed_memory
 
 if TYPE_CHECKING:
     from downstream.task import Job, Outcome
@@ -214,9 +215,7 @@ class Execution:
 
     def attempt(self, piece: Work) -> Any:
         """The folder of a backbone, the record of a cell, or the exception that came instead."""
-        import torch
-
-        torch.set_num_threads(piece.threads)
+        set_threads(piece.threads)
         forget_peak_memory()
         try:
             self._make_ready(piece)
@@ -636,11 +635,12 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def set_threads() -> None:
-    """As many threads as cores this process may use; more spin against each other."""
+def set_threads(count: int | None = None) -> None:
+    """So many threads, or as many as cores this process may use; more spin against each other. And memory for them."""
     import torch
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(count or cores())
+    keep_freed_memory()
 
 
 def device_name(device: str) -> str:
@@ -653,6 +653,7 @@ def forget_peak_memory() -> None:
     """Let :func:`peak_memory` be that of what comes now; where the system does not offer it, of all that was."""
     import torch
 
+    give_back_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM becomes VmRSS (man proc_pid_clear_refs)
     for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from pathlib import Path
+
+_TRIM, _PAD, _MAP = -1, -2, -3  # glibc: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
 
 
 def available_memory() -> int:
@@ -14,6 +18,25 @@ def available_memory() -> int:
     except OSError:
         pass
     return 8 * 2**30
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep the memory of freed tensors for the next ones, up to 2 GiB of it.
+
+    glibc gives each large block back to the system, which then hands it out again page by page, emptied: on a CPU a
+    training step spends a tenth to a fifth of its time on that. Blocks above 32 MiB (the most that glibc allows), as
+    caches of features are, go back as before. Without glibc nothing is changed.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((_MAP, 32 * 2**20), (_TRIM, 2**31 - 1), (_PAD, 64 * 2**20)):
+            mallopt(parameter, value)
+
+
+def give_back_memory() -> None:
+    """Give the system what :func:`keep_freed_memory` keeps."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def multiplies_bf16() -> bool:

@@ -6,8 +6,9 @@ from dataclasses import asdict
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from objectives.arithmetic import Arithmetic, compile_blocks, release_blocks
+from objectives.arithmetic import Arithmetic, AutocastOptimWrapper, compile_blocks, release_blocks
 from objectives.pretrain import build, pretrain
 
 
@@ -32,6 +33,28 @@ def test_the_losses_are_those_of_plain_training(how, apart, make_job, pictures):
     assert {name: value.dtype for name, value in ours.items()} == {name: value.dtype for name, value in theirs.items()}
     if how.precision == "bf16":
         assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_attention_in_bfloat16_on_a_cpu_is_products():
+    q = torch.randn(2, 3, 17, 8, dtype=torch.bfloat16, requires_grad=True)
+    layer = nn.Linear(1, 1)
+    wrapper = AutocastOptimWrapper(torch.optim.SGD(layer.parameters(), 0.1))
+    allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+
+    def attention():
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            out = nn.functional.scaled_dot_product_attention(q, q, q)
+        return out, {event.name for event in profiler.events()}
+
+    with wrapper.optim_context(layer):
+        out, called = attention()
+    fused, called_outside = attention()
+    assert "aten::bmm" in called
+    assert not any("flash" in name for name in called)
+    assert any("flash" in name for name in called_outside)
+    assert torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed() == allowed
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, fused, atol=0.03, rtol=0.03)
 
 
 def test_compiled_blocks_compute_the_same(make_job, pictures):

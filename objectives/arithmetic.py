@@ -63,8 +63,17 @@ class AutocastOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         device = next(model.parameters()).device.type
-        attention = _attention_by_products() if device == "cpu" else nullcontext()
-        with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16), attention:
+        with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
+            yield
+
+
+class ShortTypeOptimWrapper(AutocastOptimWrapper):
+    """The same, with attention as the processor computes it best."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        with super().optim_context(model), _attention_by_products() if on_cpu else nullcontext():
             yield
 
 
@@ -95,7 +104,7 @@ def optimiser_wrapper(
         lr: at the peak of the schedule.
     """
     adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=how.fused or None)
-    kind = AutocastOptimWrapper if how.precision == "bf16" else OptimWrapper
+    kind = ShortTypeOptimWrapper if how.precision == "bf16" else OptimWrapper
     return kind(adamw, clip_grad={"max_norm": settings.clip} if settings.clip else None)
 
 

@@ -170,7 +170,8 @@ def peer(pretraining: Pretraining, batch: int, precision: str, device: torch.dev
             settings.pop("loss_scale", None)
         optimiser = build_optim_wrapper(model, settings)
         if precision == "bf16" and device.type == "cpu":
-            optimiser = AutocastOptimWrapper(optimiser.optimizer, clip_grad=settings.get("clip_grad"))  # its own attention
+            # with the attention that it ships
+            optimiser = AutocastOptimWrapper(optimiser.optimizer, clip_grad=settings.get("clip_grad"))
 
     def samples() -> list[DataSample]:
         found = [DataSample() for _ in range(batch)]

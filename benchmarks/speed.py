@@ -28,7 +28,7 @@ from benchmarks.progress import Reporter
 from benchmarks.speed_flops import counted
 from benchmarks.tidy import quiet
 from objectives.arithmetic import Arithmetic, AutocastOptimWrapper, compile_blocks, optimiser_wrapper
-from objectives.machine import multiplies_bf16
+from objectives.machine import free_as_usual, keep_freed_memory, multiplies_bf16
 from objectives.pretrain import parameter_groups
 
 CEILING_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the ceiling
@@ -297,6 +297,7 @@ def measure(
             if reporter:
                 stage = f"{contestant.objective} {contestant.name}"
                 reporter.report(stage, turn * len(contestants) + number + 1, turns * len(contestants))
+            (free_as_usual if contestant.side == PEER else keep_freed_memory)()  # as each is without the other
             contestant.step()
             wait(device)
             started = time.perf_counter()

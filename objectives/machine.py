@@ -33,6 +33,15 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
+def free_as_usual() -> None:
+    """Undo :func:`keep_freed_memory`: what glibc comes to by itself once a process has freed blocks of 32 MiB."""
+    with suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((_MAP, 32 * 2**20), (_TRIM, 64 * 2**20), (_PAD, 128 * 2**10)):
+            mallopt(parameter, value)
+    give_back_memory()
+
+
 def give_back_memory() -> None:
     """Give the system what :func:`keep_freed_memory` keeps."""
     with suppress(OSError, AttributeError, TypeError):

@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 import resource, sys, torch
-from objectives.machine import give_back_memory, keep_freed_memory
+from objectives.machine import free_as_usual, keep_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
@@ -25,7 +25,7 @@ plain = faults()
 keep_freed_memory()
 kept = faults()
 full = resident()
-give_back_memory()
+free_as_usual()
 print(plain, kept, full - resident())
 """
 

@@ -57,7 +57,7 @@ def cells_of(wanted, runs, tasks=("classification",), seeds=(0,), options=OPTION
 def score(wanted, runs, cache, monkeypatch, **more):
     """Records of a whole ``bench eval``, by task and seed."""
     monkeypatch.setenv("BENCH_CACHE", str(cache))
-    monkeypatch.setattr("benchmarks.execute.set_threads", lambda: torch.set_num_threads(1))  # tiny work: threads cost
+    monkeypatch.setattr("benchmarks.execute.set_threads", lambda count=1: torch.set_num_threads(count))  # tiny work
     converted, cells = cells_of(wanted, runs, **more)
     evaluate.install(converted, cells, runs)
     root = data_root(cells[0].pretraining.suite, None, runs, lambda *_: None)

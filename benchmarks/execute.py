@@ -636,7 +636,10 @@ def resolve_device(device: str) -> str:
 
 
 def set_threads(count: int | None = None) -> None:
-    """So many threads, or as many as cores this process may use; more spin against each other. And memory for them."""
+    """So many threads, or as many as cores this process may use; more spin against each other.
+
+    Freed memory is kept from then on, as in every process that computes here.
+    """
     import torch
 
     torch.set_num_threads(count or cores())

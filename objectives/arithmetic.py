@@ -67,7 +67,7 @@ class AutocastOptimWrapper(OptimWrapper):
             yield
 
 
-class ShortTypeOptimWrapper(AutocastOptimWrapper):
+class QuickAttentionOptimWrapper(AutocastOptimWrapper):
     """The same, with attention as the processor computes it best."""
 
     @contextmanager
@@ -104,7 +104,7 @@ def optimiser_wrapper(
         lr: at the peak of the schedule.
     """
     adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=how.fused or None)
-    kind = ShortTypeOptimWrapper if how.precision == "bf16" else OptimWrapper
+    kind = QuickAttentionOptimWrapper if how.precision == "bf16" else OptimWrapper
     return kind(adamw, clip_grad={"max_norm": settings.clip} if settings.clip else None)
 
 

@@ -1,4 +1,4 @@
-"""What the machine has free. Light (no torch)."""
+"""What the machine has free and can do, and whether a process keeps what it frees. Light (no torch)."""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ def keep_freed_memory() -> None:
     training step spends a tenth to a fifth of its time on that. Blocks above 32 MiB (the most that glibc allows), as
     caches of features are, go back as before. Without glibc nothing is changed.
     """
-    with suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((_MAP, 32 * 2**20), (_TRIM, 2**31 - 1), (_PAD, 64 * 2**20)):
-            mallopt(parameter, value)
+    _allocate(keep=2**31 - 1, ahead=64 * 2**20)
 
 
 def free_as_usual() -> None:
     """Undo :func:`keep_freed_memory`: what glibc comes to by itself once a process has freed blocks of 32 MiB."""
+    _allocate(keep=64 * 2**20, ahead=128 * 2**10)
+    give_back_memory()
+
+
+def _allocate(keep: int, ahead: int) -> None:
+    """How many freed bytes glibc keeps, and how many it asks for beyond what is needed; blocks over 32 MiB apart."""
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((_MAP, 32 * 2**20), (_TRIM, 64 * 2**20), (_PAD, 128 * 2**10)):
+        for parameter, value in ((_MAP, 32 * 2**20), (_TRIM, keep), (_PAD, ahead)):
             mallopt(parameter, value)
-    give_back_memory()
 
 
 def give_back_memory() -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from objectives.arithmetic import Arithmetic, ShortTypeOptimWrapper, compile_blocks, release_blocks
+from objectives.arithmetic import Arithmetic, QuickAttentionOptimWrapper, compile_blocks, release_blocks
 from objectives.pretrain import build, pretrain
 
 
@@ -38,7 +38,7 @@ def test_the_losses_are_those_of_plain_training(how, apart, make_job, pictures):
 def test_attention_in_bfloat16_on_a_cpu_is_products():
     q = torch.randn(2, 3, 17, 8, dtype=torch.bfloat16, requires_grad=True)
     layer = nn.Linear(1, 1)
-    wrapper = ShortTypeOptimWrapper(torch.optim.SGD(layer.parameters(), 0.1))
+    wrapper = QuickAttentionOptimWrapper(torch.optim.SGD(layer.parameters(), 0.1))
     allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
 
     def attention():

@@ -27,7 +27,7 @@ from benchmarks.plan import Pretraining
 from benchmarks.progress import Reporter
 from benchmarks.speed_flops import counted
 from benchmarks.tidy import quiet
-from objectives.arithmetic import Arithmetic, AutocastOptimWrapper, compile_blocks, optimiser_wrapper
+from objectives.arithmetic import Arithmetic, AutocastOptimWrapper, hasten, optimiser_wrapper
 from objectives.machine import free_as_usual, keep_freed_memory, multiplies_bf16
 from objectives.precision import exact
 from objectives.pretrain import parameter_groups
@@ -134,8 +134,7 @@ def ours(pretraining: Pretraining, batch: int, how: Arithmetic, device: torch.de
     objective = rehearsed(pretraining, CLASSES, steps=1000)
     objective.cropped = not suite.pictures.get("in_memory", True)  # workers have cut those that come from disk
     objective.to(device).train()
-    if how.compiled:
-        compile_blocks(objective)
+    hasten(objective, how)
     groups = parameter_groups(objective, pretraining.optimiser.weight_decay)
     optimiser = optimiser_wrapper(groups, pretraining.optimiser, RATE, how)
     side = objective.view if objective.cropped else suite.input_size

@@ -5,18 +5,20 @@ but by rounding; a backbone's description says what it was trained with.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from objectives.machine import multiplies_bf16
 from objectives.recipe import ObjectiveError, Optimiser
+
+if TYPE_CHECKING:
+    from objectives.objective import Objective
 
 COMPILERS = ("g++", "clang++", "c++")
 VARIANTS_OF_A_BLOCK = 64  # each rate of drop path and each width is a kernel of its own
@@ -67,34 +69,6 @@ class AutocastOptimWrapper(OptimWrapper):
             yield
 
 
-class QuickAttentionOptimWrapper(AutocastOptimWrapper):
-    """The same, with attention as the processor computes it best."""
-
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        with super().optim_context(model), _attention_by_products() if on_cpu else nullcontext():
-            yield
-
-
-@contextmanager
-def _attention_by_products() -> Iterator[None]:
-    """Attention as products of matrices and a softmax, all of bfloat16.
-
-    torch's fused kernel for the CPU multiplies short sequences of bfloat16 so slowly, above all on the way back, that
-    it takes a third of MAE's step (197 tokens) and of the small suites' (65 tokens); the products have the processor's
-    units for it. In fp32 the fused one is as fast.
-    """
-    flags = torch.backends.cuda  # where torch keeps the switch; it serves the CPU's attention as well
-    before = flags.fp16_bf16_reduction_math_sdp_allowed()
-    flags.allow_fp16_bf16_reduction_math_sdp(True)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        flags.allow_fp16_bf16_reduction_math_sdp(before)
-
-
 def optimiser_wrapper(
     groups: Sequence[Mapping[str, Any]], settings: Optimiser, lr: float, how: Arithmetic
 ) -> OptimWrapper:
@@ -104,8 +78,34 @@ def optimiser_wrapper(
         lr: at the peak of the schedule.
     """
     adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=how.fused or None)
-    kind = QuickAttentionOptimWrapper if how.precision == "bf16" else OptimWrapper
+    kind = AutocastOptimWrapper if how.precision == "bf16" else OptimWrapper
     return kind(adamw, clip_grad={"max_norm": settings.clip} if settings.clip else None)
+
+
+def hasten(objective: Objective, how: Arithmetic, sharded: bool = False) -> Callable[[], None]:
+    """Have an objective, on its device already, compute as quickly as ``how`` allows; returns what undoes it.
+
+    In bf16 no token is computed that the loss does not look at (in fp32 committed results keep their bits), unless the
+    blocks must be called as they are: compiled, or with their weights ``sharded`` over processes. On a CPU, attention
+    in bf16 is products of matrices and a softmax: torch's fused kernel multiplies short sequences so slowly there,
+    above all on the way back, that it takes a third of MAE's step (197 tokens) and of the small suites' (65 tokens).
+    """
+    bf16 = how.precision == "bf16"
+    if how.compiled:
+        compile_blocks(objective)
+    objective.economise(bf16 and not how.compiled and not sharded)
+    by_products = bf16 and objective.mean.device.type == "cpu"
+    fused = [part for part in objective.modules() if by_products and getattr(part, "fused_attn", False)]
+    for part in fused:  # timm's switch between torch's kernel and the products that it stands for
+        part.fused_attn = False
+
+    def undo() -> None:  # what follows the training sees other shapes, all tokens, and fp32
+        release_blocks(objective)
+        objective.economise(False)
+        for part in fused:
+            part.fused_attn = True
+
+    return undo
 
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:

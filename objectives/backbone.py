@@ -13,11 +13,13 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
+from timm.layers.attention import Attention
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 
@@ -157,10 +159,42 @@ def visible_of(net: nn.Module, tokens: Tensor, places: Places, index: Tensor) ->
     return torch.cat([tokens[:, :prefix], kept], 1), places
 
 
-def each_block(net: nn.Module, tokens: Tensor, places: Places) -> Iterator[Tensor]:
-    """The tokens after each block of a network that is no Swin."""
+def narrows(net: nn.Module) -> bool:
+    """Whether the last block can leave tokens out that nobody looks at: :func:`narrowed`."""
+    last = net.blocks[-1] if family_of(net) == "vit" else None
+    return type(last) is Block and type(last.attn) is Attention and last.attn.gate is None
+
+
+def narrowed(block: Block, tokens: Tensor, only: Tensor) -> Tensor:
+    """A block's tokens at ``only`` (B, V) -> (B, V, D). They attend to all; the rest of the block sees but them."""
+    x = at(tokens, only) + block.drop_path1(block.ls1(_asked(block.attn, block.norm1(tokens), only)))
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+
+def _asked(attention: Attention, tokens: Tensor, only: Tensor) -> Tensor:
+    """timm's attention with the tokens at ``only`` as its queries."""
+    layer, heads, width = attention.qkv, attention.num_heads, attention.attn_dim
+    asking, answering = (
+        F.linear(x, layer.weight[part], None if layer.bias is None else layer.bias[part])
+        for x, part in ((at(tokens, only), slice(width)), (tokens, slice(width, None)))
+    )
+    query = attention.q_norm(asking.unflatten(-1, (heads, -1)).transpose(1, 2))
+    key, value = answering.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+    key, dropout = attention.k_norm(key), attention.attn_drop
+    if attention.fused_attn:
+        x = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout.p if attention.training else 0.0)
+    else:
+        x = dropout((query * attention.scale @ key.transpose(-2, -1)).softmax(-1)) @ value
+    return attention.proj_drop(attention.proj(attention.norm(x.transpose(1, 2).flatten(2))))
+
+
+def each_block(net: nn.Module, tokens: Tensor, places: Places, only: Tensor | None = None) -> Iterator[Tensor]:
+    """The tokens after each block of a network that is no Swin; after the last one but those at ``only`` (B, V)."""
     family = family_of(net)
     for number, block in enumerate(net.blocks):
+        if only is not None and block is net.blocks[-1]:
+            yield narrowed(block, tokens, only)
+            return
         if family == "rope":
             rope = places.rope[number] if places.mixed and places.rope is not None else places.rope
             tokens = block(tokens, rope=rope)
@@ -173,15 +207,20 @@ def each_block(net: nn.Module, tokens: Tensor, places: Places) -> Iterator[Tenso
         yield tokens
 
 
-def features(net: nn.Module, tokens: Tensor, places: Places) -> Tensor:
-    """All blocks and the last norm: (B, P + L, D)."""
-    for after in each_block(net, tokens, places):
+def features(net: nn.Module, tokens: Tensor, places: Places, only: Tensor | None = None) -> Tensor:
+    """All blocks and the last norm: (B, P + L, D), or of those tokens the ones at ``only`` (B, V)."""
+    for after in each_block(net, tokens, places, only):
         tokens = after
     return net.norm(tokens)
 
 
-def whole(net: nn.Module, patches: Tensor) -> Tensor:
-    """Patch embeddings, ViT (B, L, D) or Swin (B, h, w, D), through the network -> patch tokens (B, L, D)."""
+def whole(net: nn.Module, patches: Tensor, only: Tensor | None = None) -> Tensor:
+    """Patch embeddings, ViT (B, L, D) or Swin (B, h, w, D), through the network -> patch tokens (B, L, D).
+
+    With ``only`` (B, V), where the network :func:`narrows`, the patch tokens at those places (B, V, D).
+    """
     if family_of(net) == "swin":
         return net.norm(net.layers(patches)).flatten(1, 2)
+    if only is not None:
+        return features(net, *place(net, patches), prefix_of(net) + only)
     return features(net, *place(net, patches))[:, prefix_of(net) :]

@@ -1,4 +1,7 @@
-"""Heads H: the student's tokens -> a prediction shaped like the target."""
+"""Heads H: the student's tokens -> a prediction shaped like the target.
+
+One that ``narrows`` predicts each token from itself alone, so that it can be given some of them.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,13 @@ class NoHead(nn.Module):
         super().__init__()
 
 
-def _needs_all_tokens(tokens: Tensor, geometry: Geometry, head: str) -> None:
-    if tokens.shape[1] != geometry.grid**2:
+def _count(mask: Tensor | None, geometry: Geometry) -> int:
+    """How many tokens of a picture are to be predicted: of a narrowed prediction fewer than the picture has."""
+    return geometry.grid**2 if mask is None else mask.shape[1]
+
+
+def _needs_all_tokens(tokens: Tensor, mask: Tensor | None, geometry: Geometry, head: str) -> None:
+    if tokens.shape[1] != _count(mask, geometry):
         raise ObjectiveError(
             f"objective.head.type={head} predicts a target per token, but the student gives visible tokens only; "
             "use LightDecoder, or objective.student.type=MaskTokenStudent"
@@ -51,6 +59,8 @@ class LinearHead(nn.Module):
     With ``paths`` above 1, on the tokens of as many paths, one after the other: (B, paths·L, D) -> (B, paths·L, C).
     """
 
+    narrows = True
+
     def __init__(self, geometry: Geometry, out_width: int, paths: int = 1) -> None:
         super().__init__()
         self.geometry, self.paths = geometry, paths
@@ -58,11 +68,11 @@ class LinearHead(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         if self.paths == 1:
-            _needs_all_tokens(tokens, self.geometry, "LinearHead")
-        elif tokens.shape[1] != self.paths * self.geometry.grid**2:
+            _needs_all_tokens(tokens, mask, self.geometry, "LinearHead")
+        elif tokens.shape[1] != (needed := self.paths * _count(mask, self.geometry)):
             raise ObjectiveError(
-                f"objective.head.paths={self.paths} needs {self.paths * self.geometry.grid**2} tokens, but the student "
-                f"gives {tokens.shape[1]}; use objective.student.type=TwoPathStudent, or paths=1"
+                f"objective.head.paths={self.paths} needs {needed} tokens, but the student gives {tokens.shape[1]}; "
+                "use objective.student.type=TwoPathStudent, or paths=1"
             )
         return self.predict(tokens)
 
@@ -75,6 +85,8 @@ class PixelShuffleHead(nn.Module):
     target's (row, column, channel).
     """
 
+    narrows = True
+
     def __init__(self, geometry: Geometry, out_width: int) -> None:
         super().__init__()
         self.geometry, self.patch = geometry, geometry.stride
@@ -83,7 +95,7 @@ class PixelShuffleHead(nn.Module):
         self.predict = _linear(geometry.width, out_width)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        _needs_all_tokens(tokens, self.geometry, "PixelShuffleHead")
+        _needs_all_tokens(tokens, mask, self.geometry, "PixelShuffleHead")
         x = self.predict(tokens)
         return x.unflatten(-1, (3, self.patch, self.patch)).permute(0, 1, 3, 4, 2).flatten(2)
 
@@ -148,6 +160,7 @@ class _PromptBlock(nn.Module):
         self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.fused_attn = True  # timm's name for the switch that objectives.arithmetic turns
 
     def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
         """(B, M, W), (B, 1 + V, W) -> (B, M, W)."""
@@ -156,8 +169,12 @@ class _PromptBlock(nn.Module):
         def split(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        key, value = self.key_value(torch.cat([visible, asked], 1)).chunk(2, -1)
-        answer = nn.functional.scaled_dot_product_attention(split(self.query(asked)), split(key), split(value))
+        keys_and_values = self.key_value(torch.cat([visible, asked], 1)).chunk(2, -1)
+        query, key, value = map(split, (self.query(asked), *keys_and_values))
+        if self.fused_attn:
+            answer = nn.functional.scaled_dot_product_attention(query, key, value)
+        else:
+            answer = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(-1) @ value
         hidden = hidden + self.project(answer.transpose(1, 2).flatten(2))
         return hidden + self.mlp(self.norm2(hidden))
 

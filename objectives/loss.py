@@ -1,7 +1,8 @@
 """Losses L: prediction, target and mask -> a scalar.
 
 ``region`` names where the loss looks: ``masked`` tokens, ``all`` tokens, or the whole ``picture`` (labels). The value
-at a token is the mean over its channels.
+at a token is the mean over its channels. A loss that ``narrows`` can be asked of some tokens as if there were no
+others.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class _Regional:
 
 
 class _TokenLoss(_Regional, ABC):
+    narrows = True
+
     @abstractmethod
     def per_token(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(B, L, C) twice -> (B, L)."""
@@ -137,6 +140,7 @@ class TokenCrossEntropy:
         self.region = region
 
     takes = ("hidden",)
+    narrows = True
 
     def __call__(
         self, prediction: Tensor, target: Tensor, mask: Tensor | None, hidden: Tensor | None = None

@@ -17,7 +17,7 @@ from torch import Tensor
 from objectives.backbone import create_backbone, geometry_of, has_class_token, prefix_of
 from objectives.corruption import Seen
 from objectives.head import LightDecoder
-from objectives.patches import places_of
+from objectives.patches import at, places_of
 from objectives.pictures.augment import finish
 from objectives.precision import exact, sent
 from objectives.processes import alone, anywhere, average_gradients, draw, gather, mixes, share, weight
@@ -83,6 +83,7 @@ class Objective(BaseModel):
         self._check_views(slots)
         asked = {name for part in (self.student, self.head, self.loss) for name in getattr(part, "takes", ())}
         self.needs_places = bool(asked & {"visible", "hidden"})
+        self.economical = False  # see economise
         self.mixes = mixes(self.student, self.head)
         self.crop, self.fixed_crop, self.view = crop, fixed_crop, self.corruption.view
         self.cropped = False  # whether pictures come cropped already
@@ -109,6 +110,15 @@ class Objective(BaseModel):
 
     def init_weights(self) -> None:
         """Nothing: the parts initialised themselves from the seed, and mmengine's Runner must not do it again."""
+
+    def economise(self, wanted: bool = True) -> None:
+        """Compute no token that the loss does not look at, where every picture hides as many and the parts allow it.
+
+        The student's last block and the head then see masked tokens alone. The loss is the same but for rounding.
+        """
+        parts = (self.student, self.head, self.loss)
+        able = self.corruption.hides is not None and all(getattr(part, "narrows", False) for part in parts)
+        self.economical = wanted and able and self.loss.region == "masked"
 
     def begin_step(self, seed: int, step: int) -> None:
         """Every draw of a step depends on (seed, step) alone, so that a resumed run goes on bit-equal."""
@@ -176,12 +186,11 @@ class Objective(BaseModel):
         mask, target, prediction.
         """
         clean, raw, seen = self._views(images, labels, index)
-        prediction = self._predict(seen)
         target = self._target(raw)
         if mode == "tensor":
             return {"clean": clean, "corrupted": seen.images, "local": seen.local, "mask": seen.mask, "raw": raw,
-                    "target": target, "prediction": prediction}
-        return {"loss": self._loss(prediction, target, seen, self._weight(seen))}
+                    "target": target, "prediction": self._predict(seen)}
+        return {"loss": self._loss(seen, target, self._weight(seen))}
 
     def _views(self, images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Seen]:
         """The clean view, the raw target and what the student sees: all that is drawn at random for the batch."""
@@ -192,7 +201,8 @@ class Objective(BaseModel):
         with exact(images.device):
             attention = self.teacher.attention(raw) if self.corruption.attentive else None
             seen = self.corruption(clean, self.generator, attention)
-            if self.needs_places and seen.mask is not None and self.corruption.hides is not None:
+            needed = self.needs_places or self.economical
+            if needed and seen.mask is not None and self.corruption.hides is not None:
                 visible, hidden = places_of(seen.mask, self.corruption.hides)
                 seen = seen._replace(visible=visible, hidden=hidden)
         return clean, self.teacher.of_views(seen) if of_views else raw, seen
@@ -210,7 +220,20 @@ class Objective(BaseModel):
             return share(self.head(gather(tokens), gather(seen.mask), **_more(self.head, seen, gather)))
         return self.head(tokens, seen.mask, **_more(self.head, seen))
 
-    def _loss(self, prediction: Tensor, target: Tensor, seen: Seen, weight: Tensor | float) -> Tensor:
+    def _predict_masked(self, seen: Seen) -> tuple[Tensor, Seen]:
+        """The prediction at masked tokens (B, M, C), and ``seen`` as if there were no others."""
+        tokens = self.student(seen.images, seen.mask, only=seen.hidden, **_more(self.student, seen))
+        places = torch.arange(seen.hidden.shape[1], device=tokens.device).expand_as(seen.hidden)
+        alone = seen._replace(mask=torch.ones_like(places, dtype=torch.bool), hidden=places, visible=places[:, :0])
+        return self.head(tokens, alone.mask, **_more(self.head, alone)), alone
+
+    def _loss(self, seen: Seen, target: Tensor, weight: Tensor | float) -> Tensor:
+        """Student, head and loss of pictures with their target."""
+        if self.economical:
+            target = at(target, seen.hidden)
+            prediction, seen = self._predict_masked(seen)
+        else:
+            prediction = self._predict(seen)
         mask, more = seen.mask, _more(self.loss, seen, gather if self._compares else None)
         if self._compares:
             prediction, target, mask = (gather(part) for part in (prediction, target, mask))
@@ -289,7 +312,7 @@ class Objective(BaseModel):
         total = torch.zeros((), device=target.device)
         for portion, part, wanted in self._divided(seen, target):
             with optim_wrapper.optim_context(self):
-                loss = portion * self._loss(self._predict(part), wanted, part, weight)
+                loss = portion * self._loss(part, wanted, weight)
             optim_wrapper.backward(loss)
             total += loss.detach()
         return total

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from objectives import checkpoint, parallel, processes
-from objectives.arithmetic import Arithmetic, compile_blocks, optimiser_wrapper, release_blocks
+from objectives.arithmetic import Arithmetic, hasten, optimiser_wrapper
 from objectives.backbone import FORMAT
 from objectives.files import spent, whole
 from objectives.health import collapse, feature_health, untaught
@@ -382,8 +382,7 @@ def _train(
     groups = parameter_groups(objective, settings.weight_decay)
     device, how = torch.device(job.device), job.computing
     objective.to(device)
-    if how.compiled:
-        compile_blocks(objective)
+    as_usual = hasten(objective, how, job.sharded)
     model, groups = parallel.wrap(objective, groups, job.sharded)
     wrapper = optimiser_wrapper(groups, settings, lr, how)
     warmup = warmup_steps(settings, job.steps)
@@ -413,8 +412,7 @@ def _train(
     )
     with signals, processes.sharing(share):
         runner.train()
-    if how.compiled:
-        release_blocks(objective)
+    as_usual()
     if is_main_process():
         shutil.rmtree(scratch, ignore_errors=True)
     return parallel.gathered(model, objective, lambda: build(job, pictures)), steps.rows, steps.started

@@ -20,6 +20,8 @@ from objectives.backbone import (
     family_of,
     features,
     has_class_token,
+    narrowed,
+    narrows,
     place,
     prefix_of,
     visible_of,
@@ -95,9 +97,14 @@ class MaskTokenStudent(_Student):
         width = backbone.embed_dim
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(width), std=0.02))
 
-    def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, 3, H, W) and (B, L) -> (B, L, D)."""
-        return whole(self.backbone, self._embed(images, mask))
+    @property
+    def narrows(self) -> bool:
+        """Whether ``only`` can be asked for."""
+        return narrows(self.backbone)
+
+    def forward(self, images: Tensor, mask: Tensor | None, only: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) and (B, L) -> (B, L, D), or the tokens at the places ``only`` (B, V) -> (B, V, D)."""
+        return whole(self.backbone, self._embed(images, mask), only)
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
         x = self.backbone.patch_embed(images)  # ViT (B, L, D); Swin (B, h, w, D)
@@ -149,14 +156,20 @@ class TwoPathStudent(MaskTokenStudent):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, 3, H, W) and (B, L) -> (B, 2 L, D): the backbone's patch tokens, then those of the second path."""
-        net = self.backbone
-        after = list(each_block(net, *place(net, self._embed(images, mask))))
+    def forward(self, images: Tensor, mask: Tensor | None, only: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) and (B, L) -> (B, 2 L, D): the backbone's patch tokens, then those of the second path.
+
+        With ``only`` as in :class:`MaskTokenStudent`: (B, 2 V, D).
+        """
+        net, prefix = self.backbone, prefix_of(self.backbone)
+        asked = None if only is None else nn.functional.pad(prefix + only, (1, 0))  # the class token has place 0
+        after = list(each_block(net, *place(net, self._embed(images, mask)), asked))
         early, final = after[self.early - 1], after[-1]
-        patches = prefix_of(net)
-        second = self.second(torch.cat([final[:, :1], early[:, patches:]], 1))
-        return net.norm(torch.cat([final[:, patches:], second[:, 1:]], 1))
+        second = torch.cat([final[:, :1], early[:, prefix:]], 1)
+        if only is None:
+            return net.norm(torch.cat([final[:, prefix:], self.second(second)[:, 1:]], 1))
+        second = narrowed(self.second[-1], self.second[:-1](second), 1 + only)
+        return net.norm(torch.cat([final[:, 1:], second], 1))
 
 
 @STUDENTS.register_module()

@@ -38,6 +38,7 @@ CLASSES = 10  # labels of the random pictures
 BATCHES = 4  # different batches of pictures that are at hand
 MASKS = 16  # batches of masks that mmpretrain is given: its workers draw them, beside the step; ours draws in the step
 RATE = 1e-4  # of learning, on both sides: no loss of noise diverges in the few steps
+SETTLING = 3  # steps that open a turn: on a CPU the memory that a step asks for is at hand from the third on
 OURS, PEER = "ours", "mmpretrain"
 
 
@@ -280,7 +281,7 @@ def measure(
 
     Args:
         batch: pictures a step.
-        steps: steps of one turn; one more, not timed, comes first.
+        steps: steps of one turn; :data:`SETTLING` more, not timed, come first.
         turns: how often each has its turn.
     """
     device = contestants[0].device
@@ -301,7 +302,8 @@ def measure(
                 stage = f"{contestant.objective} {contestant.name}"
                 reporter.report(stage, turn * len(contestants) + number + 1, turns * len(contestants))
             (free_as_usual if contestant.side == PEER else keep_freed_memory)()  # as each is without the other
-            contestant.step()
+            for _ in range(SETTLING):
+                contestant.step()
             wait(device)
             started = time.perf_counter()
             for _ in range(steps):

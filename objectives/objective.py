@@ -125,8 +125,8 @@ class Objective(BaseModel):
         self.now = (seed, step)
         mixed = (seed * 1_000_003 + step) % (2**63)
         self.generator.manual_seed(mixed)
-        # drop path draws from the device's global generator; torch.manual_seed seeds those of all other devices as well,
-        # and where CUDA sleeps it notes down each call with its stack
+        # drop path draws from the device's global generator; torch.manual_seed would seed those of all other devices
+        # as well, and where CUDA sleeps note down each call with its stack
         torch.default_generator.manual_seed(mixed)
         if self.mean.is_cuda:
             torch.cuda.manual_seed(mixed)

@@ -9,6 +9,7 @@ product of the same precision on the same device, measured in the same turns.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -263,6 +264,7 @@ def peak_memory(contestant: Contestant) -> float:
         contestant.step()
         wait(contestant.device)
         return (torch.cuda.max_memory_allocated(contestant.device) - before + kept) / 2**20
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler calls it an error that there is no GPU
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         contestant.step()
     changes = [(e.start_ns(), e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]

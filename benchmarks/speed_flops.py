@@ -33,8 +33,8 @@ def _backward(
 
 
 def counted(work: Callable[[], Any]) -> float:
-    """Operations of ``work``, two to a multiply-add, forward and backward; the same on every device and compiled or
-    not.
+    """Operations of ``work``, two to a multiply-add, forward and backward, of what is computed: the same on every
+    device, but fewer where tokens are left out (:meth:`~objectives.objective.Objective.economise`).
     """
     formulas = {**dict.fromkeys(_FORWARD, _forward), **dict.fromkeys(_BACKWARD, _backward)}
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False, custom_mapping=formulas) as counter:

@@ -114,7 +114,8 @@ class Objective(BaseModel):
     def economise(self, wanted: bool = True) -> None:
         """Compute no token that the loss does not look at, where every picture hides as many and the parts allow it.
 
-        The student's last block and the head then see masked tokens alone. The loss is the same but for rounding.
+        The student's last block and the head then see masked tokens alone. The loss is the same but for rounding
+        (and, where a backbone has dropout, other draws of it).
         """
         parts = (self.student, self.head, self.loss)
         able = self.corruption.hides is not None and all(getattr(part, "narrows", False) for part in parts)
@@ -128,8 +129,8 @@ class Objective(BaseModel):
         # drop path draws from the device's global generator; torch.manual_seed would seed those of all other devices
         # as well, and where CUDA sleeps note down each call with its stack
         torch.default_generator.manual_seed(mixed)
-        if self.mean.is_cuda:
-            torch.cuda.manual_seed(mixed)
+        if self.mean.is_cuda:  # of this device, which need not be the current one
+            torch.cuda.default_generators[self.mean.device.index].manual_seed(mixed)
         if hasattr(self.head, "begin_step"):
             self.head.begin_step(step, self.steps)
 
@@ -233,7 +234,8 @@ class Objective(BaseModel):
 
     def _loss(self, seen: Seen, target: Tensor, weight: Tensor | float) -> Tensor:
         """Student, head and loss of pictures with their target."""
-        if self.economical:
+        # a target that is none of the tokens is for the loss to refuse
+        if self.economical and target.ndim > 1 and target.shape[1] == seen.mask.shape[1]:
             target = at(target, seen.hidden)
             prediction, seen = self._predict_masked(seen)
         else:

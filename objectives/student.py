@@ -156,6 +156,10 @@ class TwoPathStudent(MaskTokenStudent):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
+    @property
+    def narrows(self) -> bool:
+        return super().narrows and len(self.second) > 0
+
     def forward(self, images: Tensor, mask: Tensor | None, only: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) and (B, L) -> (B, 2 L, D): the backbone's patch tokens, then those of the second path.
 

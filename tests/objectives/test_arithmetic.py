@@ -11,6 +11,7 @@ from objectives import recipe as recipes
 from objectives.arithmetic import Arithmetic, compile_blocks, hasten, release_blocks
 from objectives.backbone import create_backbone, narrows
 from objectives.pretrain import build, pretrain
+from objectives.recipe import ObjectiveError
 
 
 def losses(folder):
@@ -120,6 +121,29 @@ def test_where_all_tokens_count_none_is_left_out(name, options, make_job, pictur
     slots = recipes.get(name).slots()
     objective = build(make_job(name, slots={**slots, **{key: slots[key] | more for key, more in options.items()}}),
                       pictures)
+    objective.economise()
+    assert not objective.economical
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("maskdistill", {"teacher": {"summary": True}}), ("simmim", {"teacher": {"type": "Labels"}, "head": {"type": "LinearHead"}}),
+])
+def test_a_target_that_is_none_of_the_tokens_is_refused_all_the_same(name, options, make_job, pictures):
+    slots = recipes.get(name).slots()
+    objective = build(make_job(name, slots={**slots, **{key: slots[key] | more for key, more in options.items()}}),
+                      pictures)
+    with pytest.raises((ObjectiveError, RuntimeError)) as plain:
+        one_step(objective, pictures)
+    objective.economise()
+    with pytest.raises(plain.type) as economical:
+        one_step(objective, pictures)
+    assert str(economical.value) == str(plain.value)
+
+
+def test_a_second_path_without_blocks_is_computed_whole(make_job, pictures):
+    slots = recipes.get("beitv2").slots()
+    slots["teacher"] |= {"steps": 20, "codes": 64, "views": 64}
+    objective = build(make_job("beitv2", slots={**slots, "student": {**slots["student"], "blocks": 0}}), pictures)
     objective.economise()
     assert not objective.economical
 

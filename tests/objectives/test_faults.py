@@ -183,10 +183,11 @@ def test_divergence_names_step_and_rate_and_keeps_the_batch(make_job, pictures, 
     assert "\n" not in str(error.value)
 
 
-def one_step(job, pictures, limit):
+def one_step(job, pictures, limit, economical=False):
     """The gradients and the loss of a step where the student takes at most ``limit`` pictures at a time."""
     objective = build(job, pictures)
     prepare(objective, job, pictures)
+    objective.economise(economical)
     student = objective.student.forward
 
     def forward(images, mask, **places):
@@ -209,12 +210,13 @@ def exact(job):
     return replace(job, optimiser=replace(job.optimiser, drop_path=0.0))
 
 
+@pytest.mark.parametrize("economical", [False, True])
 @pytest.mark.parametrize("name", sorted(set(TRAINED) - TOGETHER))
-def test_out_of_memory_halves_the_batch_and_the_gradient_stays(name, make_job, pictures, capsys):
+def test_out_of_memory_halves_the_batch_and_the_gradient_stays(name, economical, make_job, pictures, capsys):
     job = exact(make_job(name))
     wanted, loss = one_step(job, pictures, limit=16)
     capsys.readouterr()
-    got, again = one_step(job, pictures, limit=5)
+    got, again = one_step(job, pictures, 5, economical)
     assert "micro-batches of 4 of 16 pictures" in capsys.readouterr().err
     assert again == pytest.approx(loss, rel=1e-5)
     assert wanted.keys() == got.keys()

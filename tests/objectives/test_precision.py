@@ -5,6 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from objectives import recipe as recipes
+from objectives.arithmetic import Arithmetic
 from objectives.corruption import BlockMask
 from objectives.objective import Objective
 from objectives.pretrain import build, pretrain
@@ -54,8 +55,9 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", TRAINED)
-def test_no_step_waits_for_the_device(name, make_job, pictures, monkeypatch):
+def test_no_step_waits_for_the_device(name, precision, make_job, pictures, monkeypatch):
     """Forward, backward, clipping and hooks of steps at which nothing is logged; the optimiser is the machine's own."""
     forward, one, steps, waits = Objective.train_step, BlockMask._one, [], []
 
@@ -76,6 +78,6 @@ def test_no_step_waits_for_the_device(name, make_job, pictures, monkeypatch):
     monkeypatch.setattr(BlockMask, "_one", drawn)
     monkeypatch.setattr("mmengine.logging.MessageHub.update_scalar", lambda *_, **__: waits.append("a number kept"))
     monkeypatch.setattr("objectives.pretrain.prepare", lambda objective, *_: objective.teacher.rehearse())
-    pretrain(make_job(name, images_seen=48, fixed_crop=False), pictures)
+    pretrain(make_job(name, images_seen=48, fixed_crop=False, arithmetic=Arithmetic(precision)), pictures)
     assert len(steps) == 3
     assert not waits

@@ -164,7 +164,8 @@ class Execution:
         """Build every objective that has to be trained, so that a request that makes no sense is refused at once.
 
         Raises:
-            RequestError: slots that do not fit each other or the backbone, or a teacher without weights.
+            RequestError: slots that do not fit each other or the backbone, a teacher without weights, or a setting
+                that a task does not know or take.
             ObjectiveError: blocks are to be compiled and there is no compiler.
         """
         import torch
@@ -173,6 +174,7 @@ class Execution:
         from objectives.recipe import ObjectiveError
 
         Arithmetic.of("cpu", self.fast, self.compiled)
+        _check_settings(cells)
         seen = {cell.pretraining.label: cell.pretraining for cell in cells}
         for pretraining in seen.values():
             if self.backbone(pretraining) is not None:
@@ -601,6 +603,18 @@ def _time(seconds: float) -> str:
 def sha256(backbone: Path) -> str:
     """Of a backbone's weights."""
     return sha256_of(backbone / "backbone.safetensors")
+
+
+def _check_settings(cells: Sequence[Cell]) -> None:
+    """Refuse what was asked of tasks and they do not know; suites' own settings need no look."""
+    from downstream.task import TaskError, check
+
+    asked = [cell for cell in cells if any(key.startswith("task.") for key in cell.pretraining.variant)]
+    for cell in {(cell.task.name, cell.protocol, str(cell.settings)): cell for cell in asked}.values():
+        try:
+            check(cell.task.name, cell.protocol, dict(cell.settings))
+        except TaskError as error:
+            raise RequestError(str(error)) from error
 
 
 def check_device(device: str, here: bool = True) -> None:

@@ -67,7 +67,8 @@ Jobs = Annotated[
 Launcher = Annotated[
     str,
     typer.Option(help="What started this command's processes: none, pytorch (torchrun), slurm (srun) or mpi (mpirun). "
-                 "They pre-train and fine-tune together.", callback=choice("--launcher", LAUNCHERS)),
+                 "They pre-train together and, but for tracking, fine-tune together.",
+                 callback=choice("--launcher", LAUNCHERS)),
 ]
 Executor = Annotated[
     str,
@@ -94,13 +95,21 @@ Compile = Annotated[
 ]
 CfgOptions = Annotated[
     list[str] | None,
-    typer.Option(help="key=value, may be repeated: objective.loss.type=L1, optimiser.lr=1e-3, suite.kwargs.depth=4, "
-                 "task.pose.epochs=5."),
+    typer.Option(help="key=value; repeat the option for each. Keys: objective.SLOT.KEY (corruption, student, teacher, "
+                 "normalisation, head, loss), optimiser.KEY, crop.KEY, suite.KEY (model, kwargs.KEY, input_size, "
+                 "batch_size, images_seen, …), task.TASK.KEY. For example objective.loss.type=L1, optimiser.lr=1e-3, "
+                 "suite.kwargs.depth=4, task.pose.epochs=5."),
 ]
 Overwrite = Annotated[
-    str, typer.Option(help="only-missing, always or never.", callback=choice("--overwrite", OVERWRITE))
+    str,
+    typer.Option(help="only-missing: what has no valid record of these settings; always: everything again; never: keep "
+                 "any record, a failed or an outdated one too.", callback=choice("--overwrite", OVERWRITE)),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and stop.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show the backbones and cells that would be computed, and stop; parts and "
+                 "settings of tasks are not tried."),
+]
 TableFormat = Annotated[
     str,
     typer.Option("--format", help="terminal, md, csv, json, html or tex.", callback=choice("--format", TABLE_FORMATS)),

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks import suite as suites
 from benchmarks.plan import resolve
+from downstream.task import TASKS
 from leaderboard.cost import arithmetic_key, cores, gflops_per_picture
 from leaderboard.records import Record
 from objectives.recipe import recipes
@@ -36,9 +37,10 @@ class Bill:
     name: str
     pictures: int
     gflops: float
+    shared: bool = True  # among the processes of a launcher
 
     def hours(self, devices: int = 1) -> float:
-        return self.pictures * self.gflops * 1e9 / (SHARE * PEAK) / devices / 3600
+        return self.pictures * self.gflops * 1e9 / (SHARE * PEAK) / (devices if self.shared else 1) / 3600
 
 
 def vit_gflops(height: int, width: int) -> float:
@@ -74,7 +76,7 @@ def fine_tunings() -> list[Bill]:
             gflops = vit_gflops(*(size if isinstance(size, Sequence) else (size, size)))
             expected = suite.expected[task]
             pictures = settings["epochs"] * PEOPLE.get(task, next(iter(expected.values())))
-        found.append(Bill(task, pictures, 3 * gflops))  # the backward pass is two forward ones
+        found.append(Bill(task, pictures, 3 * gflops, TASKS[task].data_parallel))  # backward: two forward passes
     return found
 
 
@@ -149,7 +151,8 @@ def page(records: Sequence[Record], scaling: Path) -> str:
     """
     record = json.loads(scaling.read_text(encoding="utf-8")) if scaling.is_file() else None
     before, after = pretrainings(), fine_tunings()
-    tasks = sum(bill.hours(DEVICES) for bill in after)
+    together = sum(bill.hours(DEVICES) for bill in after if bill.shared)
+    tasks = together + max((bill.hours() for bill in after if not bill.shared), default=0.0)
     parts = [
         "# What it costs\n\nMade by `python docs/make.py`; do not edit.",
         "## A step: batch, picture size, depth\n\n" + measured(record) if record else "",
@@ -163,6 +166,6 @@ def page(records: Sequence[Record], scaling: Path) -> str:
         f"{PEOPLE['pose']:,} and {PEOPLE['pose_crowdpose']:,} (unverified).",
         (f"All {len(before)} objectives, one seed, all tasks fine-tuned, on {DEVICES} {DEVICE}: "
          f"{sum(bill.hours(DEVICES) for bill in before) + len(before) * tasks:,.0f} hours, of which each objective's "
-         f"tasks are {tasks:,.0f}." if before else ""),
+         f"tasks are {tasks:.1f}: a tracker is trained by one device, the trackers side by side." if before else ""),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"

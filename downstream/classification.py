@@ -22,6 +22,20 @@ DEFAULTS = {
 }
 
 
+def settings_of(job: Job) -> dict[str, Any]:
+    """The settings of :func:`evaluate` with their defaults.
+
+    Raises:
+        TaskError: one that the task does not know or take.
+    """
+    chosen = engine.settings(job, **DEFAULTS)
+    engine.one_of(job, chosen, "neck", NECKS)
+    engine.one_of(job, chosen, "pool", POOLS)
+    if chosen["neck"] != "batchnorm" and engine.gridded(job, chosen):
+        raise TaskError(f"classification: neck {chosen['neck']!r} does not go with layers; leave one of them out")
+    return chosen
+
+
 def evaluate(job: Job) -> Outcome:
     """Image folders ``{root}/{train,val}/<class>/*``; ``data`` has root, train, val.
 
@@ -32,11 +46,7 @@ def evaluate(job: Job) -> Outcome:
     trained on pictures: ``crop_scale`` (area of the random crop), ``rand_augment``, ``erase`` (probability), and for
     ``finetune`` ``mixup`` and ``cutmix`` (alpha).
     """
-    chosen = engine.settings(job, **DEFAULTS)
-    engine.one_of(job, chosen, "neck", NECKS)
-    engine.one_of(job, chosen, "pool", POOLS)
-    if chosen["neck"] != "batchnorm" and engine.gridded(job, chosen):
-        raise TaskError(f"classification: neck {chosen['neck']!r} does not go with layers; leave one of them out")
+    chosen = settings_of(job)
     classes = classes_of(job.data)
     found = engine.run(job, recipe(job, chosen, classes), chosen)
     top5 = found.numbers[f"accuracy/top{min(5, len(classes))}"]

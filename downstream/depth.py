@@ -37,6 +37,17 @@ DEFAULTS = {
 }
 
 
+def settings_of(job: Job) -> dict[str, Any]:
+    """The settings of :func:`evaluate` with their defaults.
+
+    Raises:
+        TaskError: one that the task does not know or take.
+    """
+    chosen = engine.settings(job, **DEFAULTS)
+    engine.one_of(job, chosen, "head", HEADS)
+    return chosen
+
+
 def evaluate(job: Job) -> Outcome:
     """NYUv2 layout of BTS, and KITTI's: lists of "rgb.jpg depth.png"; 16-bit depth, 0 = invalid.
 
@@ -48,10 +59,9 @@ def evaluate(job: Job) -> Outcome:
     ``colour`` and ``cut_depth`` (share of the samples) augment. ``flip_test`` averages with the mirrored picture,
     ``window`` (height, width) moved by ``window_stride`` averages windows. ``imagenet_norm`` False: pixels from 0 to 1.
     """
-    chosen = engine.settings(job, **DEFAULTS)
+    chosen = settings_of(job)
     if job.data.get("crop") not in CROPS:
         raise TaskError(f"depth: crop {job.data['crop']!r} is not one of None, 'eigen', 'garg'")
-    engine.one_of(job, chosen, "head", HEADS)
     found = engine.run(job, recipe(job, chosen), chosen)
     numbers = found.numbers
     shares = {name: 100 * numbers[name] for name in ("d1", "d2", "d3")}

@@ -61,6 +61,18 @@ LAYOUTS = {
 }
 
 
+def settings_of(job: Job) -> dict[str, Any]:
+    """The settings of :func:`evaluate` with their defaults.
+
+    Raises:
+        TaskError: one that the task does not know or take.
+    """
+    chosen = engine.settings(job, **DEFAULTS)
+    engine.one_of(job, chosen, "neck", ("batchnorm", "none"))
+    engine.one_of(job, chosen, "head", HEADS)
+    return chosen
+
+
 def evaluate(job: Job) -> Outcome:
     """COCO key-point JSON. ``data``: root, {train,val}_images, {train,val}_annotations, relative to root.
 
@@ -74,9 +86,7 @@ def evaluate(job: Job) -> Outcome:
     "batchnorm" without affine, or "none" (ViTPose).
     ``test_limit`` counts pictures, with all people in them.
     """
-    chosen = engine.settings(job, **DEFAULTS)
-    engine.one_of(job, chosen, "neck", ("batchnorm", "none"))
-    engine.one_of(job, chosen, "head", HEADS)
+    chosen = settings_of(job)
     layout = layout_of(job.data)
     if job.data.get("val_boxes"):
         if "PCK" in layout.more:

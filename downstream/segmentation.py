@@ -27,6 +27,19 @@ DEFAULTS = {
 }
 
 
+def settings_of(job: Job) -> dict[str, Any]:
+    """The settings of :func:`evaluate` with their defaults.
+
+    Raises:
+        TaskError: one that the task does not know or take.
+    """
+    chosen = engine.settings(job, **DEFAULTS)
+    engine.one_of(job, chosen, "head", HEADS)
+    if (chosen["scale"] is None) != (chosen["slide_stride"] is None):
+        raise TaskError("segmentation: scale and slide_stride belong together; give both or neither")
+    return chosen
+
+
 def evaluate(job: Job) -> Outcome:
     """``data``: root, train, val, and ``layout``, "ade" (:class:`AdeLayout`, the default) or "camvid".
 
@@ -36,10 +49,7 @@ def evaluate(job: Job) -> Outcome:
     scaled by .5 to 2, the test slides a window of ``input_size`` by ``slide_stride``. None: whole pictures at
     ``input_size``.
     """
-    chosen = engine.settings(job, **DEFAULTS)
-    engine.one_of(job, chosen, "head", HEADS)
-    if (chosen["scale"] is None) != (chosen["slide_stride"] is None):
-        raise TaskError("segmentation: scale and slide_stride belong together; give both or neither")
+    chosen = settings_of(job)
     found = engine.run(job, recipe(job, chosen, classes_of(job.data)), chosen)
     numbers = {name: float(found.numbers[name]) for name in ("mIoU", "aAcc", "mAcc")}
     return Outcome(numbers, found.seen, chosen=found.chosen)

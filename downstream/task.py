@@ -50,7 +50,7 @@ class TaskInfo:
     version: int  # raised when the number a backbone gets changes; rows of different versions are never ranked together
     metrics: tuple[Metric, ...]
     protocols: tuple[str, ...]
-    module: str  # has ``evaluate(job: Job) -> Outcome``
+    module: str  # has ``evaluate(job: Job) -> Outcome`` and ``settings_of(job: Job)``
     data_parallel: bool = True  # several processes can fine-tune it together
 
 
@@ -150,6 +150,16 @@ def evaluate(job: Job) -> Outcome:
         TaskError: anything else a user can mend (weights that do not fit, a truncated picture, …).
     """
     return module_of(job.task).evaluate(job)
+
+
+def check(task: str, protocol: str, settings: dict[str, Any]) -> None:
+    """Look at a cell's settings before anything is trained for it.
+
+    Raises:
+        TaskError: one that the task does not know or take.
+    """
+    nowhere = Path()
+    module_of(task).settings_of(Job(nowhere, task, protocol, {}, settings, seed=0, device="cpu", work_dir=nowhere))
 
 
 def module_of(task: str) -> ModuleType:

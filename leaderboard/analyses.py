@@ -365,7 +365,10 @@ def correlation_table(found: Sequence[Correlation], style: str = "simple") -> st
 
 
 def summary_table(rows: Sequence[Studied], records: Iterable[Record], style: str = "simple") -> str:
-    """A row a line: what its analysis found, and beside it the scores of the same weights; ± as in the leaderboard."""
+    """A row a line: what its analysis found, and beside it the scores of the same weights; ± as in the leaderboard.
+
+    A budget's own records only: an objective that does not train has the same weights in all of them.
+    """
     from tabulate import tabulate
 
     records = [record for record in records if record.status == "ok" and record.main_metric]
@@ -379,7 +382,8 @@ def summary_table(rows: Sequence[Studied], records: Iterable[Record], style: str
         for column in columns:
             values = [
                 r.main_metric[1]["value"] for r in scored
-                if _column(r) == column and r.fingerprints["backbone"] in mine and r.main_metric
+                if (_column(r), r.budget) == (column, row.budget) and r.main_metric
+                and r.fingerprints["backbone"] in mine
             ]
             line.append(worded(summarise(values)) if values else "–")
         lines.append(line)

@@ -286,7 +286,8 @@ def _reference(line: Line) -> str:
     if line.verdict == HOLDS:
         return f"{told}: the reference has learned."
     return (f"{told}: **the reference has not learned** more than these seeds can tell from no training, so that "
-            "nothing compared with it has a verdict.")
+            "nothing compared with it has a verdict. (The leaderboard's test takes the noise to be the same in all its "
+            "rows and can tell more; the rule here uses these two rows alone.)")
 
 
 def _short(lines: Mapping[str, Sequence[Line]]) -> str:

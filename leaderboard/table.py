@@ -293,7 +293,8 @@ class Table:
             f"Suite {self.suite or _NOTHING}. Cells: {METHOD}{items}. Best in bold, second underlined; "
             f"↑ higher is better, ↓ lower is better.{self._ranking} Mean rank: over the columns in which a "
             f"row is ranked.{budgets}{mark} Compute: core-hours or GPU-hours of all seeds, pre-training and tasks; "
-            f"FLOPs: of one pre-training, forward and backward.{self._sizes}"
+            f"FLOPs: of one pre-training, forward and backward; device: the machine, of whose cores a process may "
+            f"have used one.{self._sizes}"
         )
 
     @property

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from downstream.task import Job, Outcome
+
+
+def settings_of(job: Job) -> Any:
+    """The settings of :func:`evaluate`, a :class:`downstream.tracking.run.Settings`.
+
+    Raises:
+        TaskError: one that the task does not know.
+    """
+    from downstream.engine import quiet
+
+    with quiet("mmdet"):
+        from downstream.tracking.run import read_settings
+
+        return read_settings(job.settings)
 
 
 def evaluate(job: Job) -> Outcome:

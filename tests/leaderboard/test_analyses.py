@@ -287,6 +287,12 @@ def test_tables(make_record, make_analysis):
     assert worded(Summary(1.0, (0.5, 1.5), 3), 1) == "1.0 ± 0.5"
 
 
+def test_scores_of_another_budget_are_not_averaged_in(make_record, make_analysis):
+    analyses, records = analysed(make_record, make_analysis, [5, 6, 7], [50, 60, 70], budget="long")
+    same_weights = make_record(90.0, objective="a", fingerprints=records[0].fingerprints)  # untrained: any budget's
+    assert "| 50.00 " in summary_table(studied(analyses), [*records, same_weights], "pipe")
+
+
 def test_curves_over_seeds(transferred):
     made = [transferred("mae", seed, [10.0 + seed, 30.0]) for seed in (0, 1)]
     made.append(transferred("mae", 2, [99.0], protocol=CUT))

@@ -126,7 +126,8 @@ def test_where_all_tokens_count_none_is_left_out(name, options, make_job, pictur
 
 
 @pytest.mark.parametrize(("name", "options"), [
-    ("maskdistill", {"teacher": {"summary": True}}), ("simmim", {"teacher": {"type": "Labels"}, "head": {"type": "LinearHead"}}),
+    ("maskdistill", {"teacher": {"summary": True}}),
+    ("simmim", {"teacher": {"type": "Labels"}, "head": {"type": "LinearHead"}}),
 ])
 def test_a_target_that_is_none_of_the_tokens_is_refused_all_the_same(name, options, make_job, pictures):
     slots = recipes.get(name).slots()

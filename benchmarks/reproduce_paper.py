@@ -38,7 +38,9 @@ _GMACS = {
     "swin-l": 34.5, "swinv2-t": 6.0, "swinv2-s": 11.6, "swinv2-b": 20.3, "swinv2-l": 47.5,
 }  # fmt: skip
 _TRAIN_FACTOR = 3  # a supervised step costs about three forward passes: one forward, two backward
-_SUSTAINED = 0.4 * 989e12  # FLOP/s: of an H200's dense bf16 (data sheet), as docs/scaling.py assumes; hours are rough
+DEVICE = "H200"
+PEAK = 989e12  # operations a second, dense bf16: NVIDIA's data sheet of the H100 and H200 SXM
+SHARE = 0.4  # of the peak that a training step is assumed to reach, for a rough idea of hours only
 _PICTURES = {"ImageNet-1K": 1_281_167, "ImageNet-22K": 14_197_122, "ImageNet-21K": 14_197_122}  # of the train parts
 
 
@@ -175,7 +177,7 @@ def _cost(number: Number) -> str:
     flops = 2e9 * gmacs * _TRAIN_FACTOR * (ratio or 1.0) * seen
     step = f"{ratio:.2f} times supervised training a picture" if ratio else "as for supervised training"
     return (f"{seen:,} pictures of pre-training, about {flops:.1e} FLOPs ({step}), about "
-            f"{flops / _SUSTAINED / 3600:,.0f} hours at {_SUSTAINED / 1e12:.0f} TFLOP/s")
+            f"{flops / (SHARE * PEAK) / 3600:,.0f} hours at {SHARE * PEAK / 1e12:.0f} TFLOP/s")
 
 
 def _data_lines(name: str, section: Mapping[str, Any], suite: Suite, data_root: Path | None) -> list[str]:

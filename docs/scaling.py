@@ -16,14 +16,12 @@ from typing import Any
 
 from benchmarks import suite as suites
 from benchmarks.plan import resolve
+from benchmarks.reproduce_paper import DEVICE, PEAK, SHARE
 from downstream.task import TASKS
 from leaderboard.cost import arithmetic_key, cores, gflops_per_picture
 from leaderboard.records import Record
 from objectives.recipe import recipes
 
-DEVICE = "H200"
-PEAK = 989e12  # operations a second, dense bf16: NVIDIA's data sheet of the H100 and H200 SXM
-SHARE = 0.4  # of the peak that a training step is assumed to reach
 DEVICES = 8
 WIDTH, DEPTH, PATCH = 768, 12, 16  # ViT-B/16
 # UNVERIFIED: people with keypoints in the training sets, each a picture of its own

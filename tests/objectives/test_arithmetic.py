@@ -46,6 +46,12 @@ def one_step(objective, pictures):
     return loss.item(), {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
 
 
+def varied(name, options):
+    """The slots of a recipe with some settings of theirs replaced."""
+    slots = recipes.get(name).slots()
+    return {**slots, **{slot: slots[slot] | more for slot, more in options.items()}}
+
+
 @pytest.mark.parametrize(("how", "sharded", "economical"), [
     (Arithmetic("bf16", True), False, True), (Arithmetic("bf16", True), True, False),
     (Arithmetic("fp32", True), False, False),
@@ -64,12 +70,20 @@ def test_what_hastens_a_step_is_undone(how, sharded, economical, make_job, pictu
 
 def test_attention_in_bfloat16_on_a_cpu_is_products(make_job, pictures):
     objective = build(make_job("milan"), pictures)  # its decoder makes its own attention
+
+    def profiled():
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            loss, gradients = one_step(objective, pictures)
+        return loss, gradients, {event.name for event in profiler.events()}
+
+    fused, wanted, before = profiled()
     hasten(objective, Arithmetic("bf16"))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        one_step(objective, pictures)
-    called = {event.name for event in profiler.events()}
+    loss, gradients, called = profiled()
+    assert any("attention" in name for name in before)
     assert "aten::bmm" in called
     assert not any("attention" in name for name in called)
+    assert loss == pytest.approx(fused, rel=1e-5)
+    torch.testing.assert_close(gradients, wanted, atol=1e-6, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["maskdistill", "beitv2", "simmim", "maskfeat", "data2vec"])
@@ -118,9 +132,7 @@ def test_other_families_compute_all_tokens(model):
     ("beit", {"corruption": {"exact": False}}),
 ])
 def test_where_all_tokens_count_none_is_left_out(name, options, make_job, pictures):
-    slots = recipes.get(name).slots()
-    objective = build(make_job(name, slots={**slots, **{key: slots[key] | more for key, more in options.items()}}),
-                      pictures)
+    objective = build(make_job(name, slots=varied(name, options)), pictures)
     objective.economise()
     assert not objective.economical
 
@@ -130,9 +142,7 @@ def test_where_all_tokens_count_none_is_left_out(name, options, make_job, pictur
     ("simmim", {"teacher": {"type": "Labels"}, "head": {"type": "LinearHead"}}),
 ])
 def test_a_target_that_is_none_of_the_tokens_is_refused_all_the_same(name, options, make_job, pictures):
-    slots = recipes.get(name).slots()
-    objective = build(make_job(name, slots={**slots, **{key: slots[key] | more for key, more in options.items()}}),
-                      pictures)
+    objective = build(make_job(name, slots=varied(name, options)), pictures)
     with pytest.raises((ObjectiveError, RuntimeError)) as plain:
         one_step(objective, pictures)
     objective.economise()
@@ -142,9 +152,8 @@ def test_a_target_that_is_none_of_the_tokens_is_refused_all_the_same(name, optio
 
 
 def test_a_second_path_without_blocks_is_computed_whole(make_job, pictures):
-    slots = recipes.get("beitv2").slots()
-    slots["teacher"] |= {"steps": 20, "codes": 64, "views": 64}
-    objective = build(make_job("beitv2", slots={**slots, "student": {**slots["student"], "blocks": 0}}), pictures)
+    slots = varied("beitv2", {"student": {"blocks": 0}, "teacher": {"steps": 20, "codes": 64, "views": 64}})
+    objective = build(make_job("beitv2", slots=slots), pictures)
     objective.economise()
     assert not objective.economical
 

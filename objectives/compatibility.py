@@ -71,6 +71,8 @@ def markdown(found: Mapping[str, Mapping[str, str]]) -> str:
         "# Backbones and objectives", "",
         "Made by `python docs/make.py --backbones`: every pair is built small and makes one step of gradients; a test",
         "holds this page to it. `bench run … --cfg-options suite.model=NAME` takes any timm model of these kinds.", "",
+        "| backbone | for example |", "|---|---|",
+        *(f"| {kind} | `{model}` |" for kind, (model, _) in BACKBONES.items()), "",
         "| objective | " + " | ".join(BACKBONES) + " |", "|---" * (1 + len(BACKBONES)) + "|",
     ]
     notes: dict[str, int] = {}

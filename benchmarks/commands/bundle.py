@@ -12,7 +12,10 @@ from benchmarks.options import COMMITTED, Runs
 
 
 def bundle(
-    row: Annotated[str, typer.Argument(help="suite/objective[/seed0[/task.protocol]], or a folder of records.")],
+    row: Annotated[str, typer.Argument(
+        help="suite/objective[/seed0[/task.protocol]], looked for in --runs, then among the committed records; "
+             "or a folder of records."
+    )],
     output: Annotated[Path, typer.Argument(help="Zip file to write.")],
     runs: Runs = Path("runs"),
 ) -> None:

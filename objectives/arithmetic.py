@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from objectives.machine import multiplies_bf16
+from objectives.products import AttentionByProducts
 from objectives.recipe import ObjectiveError, Optimiser
 
 if TYPE_CHECKING:
@@ -60,12 +62,20 @@ class AutocastOptimWrapper(OptimWrapper):
 
     Its own AmpOptimWrapper refuses to work on a CPU, and on a GPU scales the loss, which bf16 does not need: that costs
     a pass over all gradients, and hides a loss that is not finite.
+
+    Args:
+        by_products: on a CPU attention is computed by :mod:`objectives.products`, not by torch's fused kernel.
     """
+
+    def __init__(self, *args: Any, by_products: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.by_products = by_products
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         device = next(model.parameters()).device.type
-        with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
+        attention = AttentionByProducts() if self.by_products and device == "cpu" else nullcontext()
+        with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16), attention:
             yield
 
 
@@ -78,7 +88,7 @@ def optimiser_wrapper(
         lr: at the peak of the schedule.
     """
     adamw = torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=how.fused or None)
-    kind = AutocastOptimWrapper if how.precision == "bf16" else OptimWrapper
+    kind = partial(AutocastOptimWrapper, by_products=True) if how.precision == "bf16" else OptimWrapper
     return kind(adamw, clip_grad={"max_norm": settings.clip} if settings.clip else None)
 
 
@@ -86,24 +96,16 @@ def hasten(objective: Objective, how: Arithmetic, sharded: bool = False) -> Call
     """Have an objective, on its device already, compute as quickly as ``how`` allows; returns what undoes it.
 
     In bf16 no token is computed that the loss does not look at (in fp32 committed results keep their bits), unless the
-    blocks must be called as they are: compiled, or with their weights ``sharded`` over processes. On a CPU, attention
-    in bf16 is products of matrices and a softmax: torch's fused kernel multiplies short sequences so slowly there,
-    above all on the way back, that it takes a third of MAE's step (197 tokens) and of the small suites' (65 tokens).
+    blocks must be called as they are: compiled, or with their weights ``sharded`` over processes.
     """
     bf16 = how.precision == "bf16"
     if how.compiled:
         compile_blocks(objective)
     objective.economise(bf16 and not how.compiled and not sharded)
-    by_products = bf16 and objective.mean.device.type == "cpu"
-    fused = [part for part in objective.modules() if by_products and getattr(part, "fused_attn", False)]
-    for part in fused:  # timm's switch between torch's kernel and the products that it stands for
-        part.fused_attn = False
 
-    def undo() -> None:  # what follows the training sees other shapes, all tokens, and fp32
+    def undo() -> None:  # what follows the training sees other shapes, and all tokens
         release_blocks(objective)
         objective.economise(False)
-        for part in fused:
-            part.fused_attn = True
 
     return undo
 

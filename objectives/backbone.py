@@ -180,11 +180,8 @@ def _asked(attention: Attention, tokens: Tensor, only: Tensor) -> Tensor:
     )
     query = attention.q_norm(asking.unflatten(-1, (heads, -1)).transpose(1, 2))
     key, value = answering.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
-    key, dropout = attention.k_norm(key), attention.attn_drop
-    if attention.fused_attn:
-        x = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout.p if attention.training else 0.0)
-    else:
-        x = dropout((query * attention.scale @ key.transpose(-2, -1)).softmax(-1)) @ value
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    x = F.scaled_dot_product_attention(query, attention.k_norm(key), value, dropout_p=dropout)
     return attention.proj_drop(attention.proj(attention.norm(x.transpose(1, 2).flatten(2))))
 
 

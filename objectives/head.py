@@ -160,7 +160,6 @@ class _PromptBlock(nn.Module):
         self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.fused_attn = True  # timm's name for the switch that objectives.arithmetic turns
 
     def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
         """(B, M, W), (B, 1 + V, W) -> (B, M, W)."""
@@ -171,10 +170,7 @@ class _PromptBlock(nn.Module):
 
         keys_and_values = self.key_value(torch.cat([visible, asked], 1)).chunk(2, -1)
         query, key, value = map(split, (self.query(asked), *keys_and_values))
-        if self.fused_attn:
-            answer = nn.functional.scaled_dot_product_attention(query, key, value)
-        else:
-            answer = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(-1) @ value
+        answer = nn.functional.scaled_dot_product_attention(query, key, value)
         hidden = hidden + self.project(answer.transpose(1, 2).flatten(2))
         return hidden + self.mlp(self.norm2(hidden))
 

@@ -1,0 +1,106 @@
+"""Attention in bfloat16 on a CPU, as products of matrices on a few pictures at a time.
+
+torch's fused kernel multiplies short sequences slowly there, above all on the way back: it takes a third of MAE's step
+(197 tokens). The products that it stands for are quick, as long as the weights of attention that they leave behind for
+each other stay in the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+CACHED = 2 << 20  # bytes of attention weights at a time; 1 to 4 MiB are equally fast, all at once a third slower
+
+
+class AttentionByProducts(TorchFunctionMode):
+    """Within it ``scaled_dot_product_attention`` is computed in bfloat16 by :class:`Products`.
+
+    Calls that those do not know (dropout, causal or boolean masks, masks of single pictures) go to torch's own kernel.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:
+    shared = attn_mask is None or (
+        attn_mask.is_floating_point() and (attn_mask.dim() < 4 or attn_mask.shape[0] == 1 or len(query) == 1)
+    )
+    if query.dim() != 4 or not shared or dropout_p or is_causal or enable_gqa:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    if attn_mask is not None:
+        attn_mask = attn_mask.bfloat16().broadcast_to(1, query.shape[1], query.shape[2], key.shape[2])
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return Products.apply(query.bfloat16(), key.bfloat16(), value.bfloat16(), attn_mask, scale)
+
+
+class Products(torch.autograd.Function):
+    """``softmax(scale · q kᵀ + bias) v`` of q (B, H, N, D), k (B, H, M, D), v (B, H, M, E) and bias (1, H, N, M).
+
+    All in the precision of q, sums in fp32 inside the kernels. For the way back it keeps q, k, v and the weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        kept = any(ctx.needs_input_grad)
+        with torch.autocast(query.device.type, enabled=False):
+            query, key, value = (query * scale).contiguous(), key.contiguous(), value.contiguous()
+            shape = (*query.shape[:3], key.shape[2])
+            weights = query.new_empty(shape) if kept else None
+            answer = query.new_empty(*shape[:3], value.shape[-1])
+            for part in _parts(shape, query.element_size()):
+                scores = torch.bmm(_flat(query[part]), _flat(key[part]).mT)
+                if bias is not None:
+                    scores.view(-1, *shape[1:]).add_(bias)
+                made = _flat(weights[part]) if weights is not None else torch.empty_like(scores)
+                torch.softmax(scores, -1, out=made)
+                torch.bmm(made, _flat(value[part]), out=_flat(answer[part]))
+        if kept:
+            ctx.save_for_backward(query, key, value, weights)
+            ctx.scale, ctx.biased = scale, bias is not None and ctx.needs_input_grad[3]
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, weights = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        of_bias = query.new_zeros(1, *weights.shape[1:], dtype=torch.float32) if ctx.biased else None
+        for part in _parts(weights.shape, weights.element_size()):
+            made, asked = _flat(weights[part]), _flat(gradient[part])
+            torch.bmm(made.mT, asked, out=_flat(of_value[part]))
+            of_made = torch.bmm(asked, _flat(value[part]).mT)
+            of_scores = torch._softmax_backward_data(of_made, made, -1, made.dtype)
+            torch.bmm(of_scores, _flat(key[part]), out=_flat(of_query[part]))
+            torch.bmm(of_scores.mT, _flat(query[part]), out=_flat(of_key[part]))
+            if of_bias is not None:
+                of_bias += of_scores.view(-1, *weights.shape[1:]).sum(0, keepdim=True, dtype=torch.float32)
+        return of_query.mul_(ctx.scale), of_key, of_value, None if of_bias is None else of_bias.to(query.dtype), None
+
+
+def _parts(shape: Sequence[int], item: int) -> Iterator[slice]:
+    """The pictures of weights of ``shape`` (B, H, N, M), as many at a time as fit into :data:`CACHED`."""
+    count = max(1, CACHED // (item * shape[1] * shape[2] * shape[3]))
+    return (slice(start, start + count) for start in range(0, shape[0], count))
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(B, H, N, D) -> (B · H, N, D), the same memory."""
+    return x.view(-1, *x.shape[2:])

@@ -19,9 +19,10 @@ CACHED = 2 << 20  # bytes of attention weights at a time; 1 to 4 MiB are equally
 
 
 class AttentionByProducts(TorchFunctionMode):
-    """Within it ``scaled_dot_product_attention`` is computed in bfloat16 by :class:`Products`.
+    """Within it, and within autocast, ``scaled_dot_product_attention`` is computed in bfloat16 by :class:`Products`.
 
-    Calls that those do not know (dropout, causal or boolean masks, masks of single pictures) go to torch's own kernel.
+    Calls that those do not know (dropout, causal or boolean masks, masks of single pictures) go to torch's own kernel,
+    and so do those of networks that leave autocast because they need all their digits.
     """
 
     def __torch_function__(
@@ -29,7 +30,7 @@ class AttentionByProducts(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and torch.is_autocast_enabled("cpu"):
             return _attention(*args, **kwargs)
         return func(*args, **kwargs)
 

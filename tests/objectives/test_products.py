@@ -43,7 +43,7 @@ def test_within_the_mode_attention_is_computed_so_in_bfloat16(mask):
     inputs = [drawn(3, 2, 6, 4, dtype=torch.float32) for _ in range(3)] + ([drawn(*mask)] if mask else [])
 
     def ours(*inputs):
-        with AttentionByProducts():
+        with torch.autocast("cpu"), AttentionByProducts():
             answer = F.scaled_dot_product_attention(*inputs)
         assert answer.dtype == torch.bfloat16
         return answer.float()
@@ -63,18 +63,23 @@ def test_within_the_mode_attention_is_computed_so_in_bfloat16(mask):
 def test_what_it_does_not_know_is_left_to_torch(other):
     inputs = [drawn(3, 2, 2, 4, dtype=torch.float32) for _ in range(3)]
     torch.manual_seed(0)
-    wanted = F.scaled_dot_product_attention(*inputs, **other)
+    with torch.autocast("cpu"):
+        wanted = F.scaled_dot_product_attention(*inputs, **other)
     torch.manual_seed(0)
-    with AttentionByProducts():
+    with torch.autocast("cpu"), AttentionByProducts():
         assert torch.equal(F.scaled_dot_product_attention(*inputs, **other), wanted)
-    with AttentionByProducts():
-        flat = [x.flatten(0, 1) for x in inputs]
-        assert torch.equal(F.scaled_dot_product_attention(*flat), F.scaled_dot_product_attention(*flat))
+
+
+def test_a_network_that_leaves_autocast_keeps_its_digits():
+    inputs = [drawn(3, 2, 2, 4, dtype=torch.float32) for _ in range(3)]
+    wanted = F.scaled_dot_product_attention(*inputs)
+    with torch.autocast("cpu"), AttentionByProducts(), torch.autocast("cpu", enabled=False):
+        assert torch.equal(F.scaled_dot_product_attention(*inputs), wanted)
 
 
 def test_nothing_is_kept_where_no_gradient_is_asked_for():
     inputs = [drawn(3, 2, 6, 4, dtype=torch.bfloat16) for _ in range(3)]
-    with torch.no_grad(), AttentionByProducts():
+    with torch.no_grad(), torch.autocast("cpu"), AttentionByProducts():
         answer = F.scaled_dot_product_attention(*inputs)
     assert answer.grad_fn is None
     torch.testing.assert_close(answer, F.scaled_dot_product_attention(*inputs).detach(), atol=0.02, rtol=0.02)

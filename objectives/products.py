@@ -7,6 +7,7 @@ each other stay in the processor's cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 CACHED = 2 << 20  # bytes of attention weights at a time; 1 to 4 MiB are equally fast, all at once a third slower
+KEPT = 64 << 20  # bytes of a layer's weights that are kept for the way back; at a batch of 16 ViT-B has 15 MB
 
 
 class AttentionByProducts(TorchFunctionMode):
@@ -55,45 +57,51 @@ def _attention(
 class Products(torch.autograd.Function):
     """``softmax(scale · q kᵀ + bias) v`` of q (B, H, N, D), k (B, H, M, D), v (B, H, M, E) and bias (1, H, N, M).
 
-    All in the precision of q, sums in fp32 inside the kernels. For the way back it keeps q, k, v and the weights.
+    All in the precision of q, sums in fp32 inside the kernels. For the way back it keeps q, k, v and, where they take
+    no more than :data:`KEPT`, the weights, which are computed again otherwise.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-        kept = any(ctx.needs_input_grad)
         with torch.autocast(query.device.type, enabled=False):
             query, key, value = (query * scale).contiguous(), key.contiguous(), value.contiguous()
-            shape = (*query.shape[:3], key.shape[2])
+            shape, item = (*query.shape[:3], key.shape[2]), query.element_size()
+            kept = any(ctx.needs_input_grad) and item * math.prod(shape) <= KEPT
             weights = query.new_empty(shape) if kept else None
             answer = query.new_empty(*shape[:3], value.shape[-1])
-            for part in _parts(shape, query.element_size()):
-                scores = torch.bmm(_flat(query[part]), _flat(key[part]).mT)
-                if bias is not None:
-                    scores.view(-1, *shape[1:]).add_(bias)
-                made = _flat(weights[part]) if weights is not None else torch.empty_like(scores)
-                torch.softmax(scores, -1, out=made)
+            for part in _parts(shape, item):
+                made = _weights(query[part], key[part], bias, None if weights is None else _flat(weights[part]))
                 torch.bmm(made, _flat(value[part]), out=_flat(answer[part]))
-        if kept:
-            ctx.save_for_backward(query, key, value, weights)
-            ctx.scale, ctx.biased = scale, bias is not None and ctx.needs_input_grad[3]
+        ctx.save_for_backward(query, key, value, bias, weights)
+        ctx.scale = scale
         return answer
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, weights = ctx.saved_tensors
+        query, key, value, bias, weights = ctx.saved_tensors
         gradient = gradients[0].contiguous()
+        shape = (*query.shape[:3], key.shape[2])
         of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        of_bias = query.new_zeros(1, *weights.shape[1:], dtype=torch.float32) if ctx.biased else None
-        for part in _parts(weights.shape, weights.element_size()):
-            made, asked = _flat(weights[part]), _flat(gradient[part])
+        of_bias = query.new_zeros(1, *shape[1:], dtype=torch.float32) if ctx.needs_input_grad[3] else None
+        for part in _parts(shape, query.element_size()):
+            made = _weights(query[part], key[part], bias) if weights is None else _flat(weights[part])
+            asked = _flat(gradient[part])
             torch.bmm(made.mT, asked, out=_flat(of_value[part]))
             of_made = torch.bmm(asked, _flat(value[part]).mT)
             of_scores = torch._softmax_backward_data(of_made, made, -1, made.dtype)
             torch.bmm(of_scores, _flat(key[part]), out=_flat(of_query[part]))
             torch.bmm(of_scores.mT, _flat(query[part]), out=_flat(of_key[part]))
             if of_bias is not None:
-                of_bias += of_scores.view(-1, *weights.shape[1:]).sum(0, keepdim=True, dtype=torch.float32)
+                of_bias += of_scores.view(-1, *shape[1:]).sum(0, keepdim=True, dtype=torch.float32)
         return of_query.mul_(ctx.scale), of_key, of_value, None if of_bias is None else of_bias.to(query.dtype), None
+
+
+def _weights(query: Tensor, key: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """Softmax of q (b, H, N, D), scaled, on k (b, H, M, D) -> (b · H, N, M)."""
+    scores = torch.bmm(_flat(query), _flat(key).mT)
+    if bias is not None:
+        scores.view(-1, *bias.shape[1:]).add_(bias)
+    return torch.softmax(scores, -1, out=scores if out is None else out)
 
 
 def _parts(shape: Sequence[int], item: int) -> Iterator[slice]:

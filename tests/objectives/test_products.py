@@ -23,7 +23,9 @@ def both(ours, theirs, inputs):
 
 @pytest.mark.parametrize("pictures_at_a_time", [1, 2, 8])
 @pytest.mark.parametrize("biased", [False, True])
-def test_answers_and_gradients_are_those_of_torch(pictures_at_a_time, biased, monkeypatch):
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_answers_and_gradients_are_those_of_torch(pictures_at_a_time, biased, kept, monkeypatch):
+    monkeypatch.setattr(products, "KEPT", kept)
     monkeypatch.setattr(products, "CACHED", pictures_at_a_time * 8 * 2 * 7 * 9)
     inputs = [drawn(5, 2, 7, 4), drawn(5, 2, 9, 4), drawn(5, 2, 9, 3)] + [drawn(1, 2, 7, 9)] * biased
 
@@ -75,6 +77,17 @@ def test_a_network_that_leaves_autocast_keeps_its_digits():
     wanted = F.scaled_dot_product_attention(*inputs)
     with torch.autocast("cpu"), AttentionByProducts(), torch.autocast("cpu", enabled=False):
         assert torch.equal(F.scaled_dot_product_attention(*inputs), wanted)
+
+
+@pytest.mark.parametrize(("limit", "count"), [(10**9, 4), (10, 3)])
+def test_large_weights_are_not_kept(limit, count, monkeypatch):
+    monkeypatch.setattr(products, "KEPT", limit)
+    inputs = [drawn(3, 2, 6, 4, dtype=torch.bfloat16) for _ in range(3)]
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.shape) or x, lambda x: x):
+        Products.apply(*inputs, None, 0.5)
+    assert len(saved) == count
+    assert ((3, 2, 6, 6) in saved) is (limit > 10)
 
 
 def test_nothing_is_kept_where_no_gradient_is_asked_for():

@@ -170,3 +170,16 @@ def test_compiled_blocks_compute_the_same(make_job, pictures):
     assert set(objective.state_dict()) == names
     release_blocks(objective)
     assert one_step(objective, pictures)[0] == plain[0]
+
+
+def test_compiled_blocks_take_attention_by_products(make_job, pictures):
+    objective = build(make_job("mae"), pictures)
+    settings = recipes.get("mae").optimiser
+    wrapper = optimiser_wrapper([{"params": objective.parameters()}], settings, 1e-3, Arithmetic("bf16"))
+    losses = []
+    for compiled in (False, True):
+        if compiled:
+            compile_blocks(objective, backend="aot_eager")
+        with wrapper.optim_context(objective):
+            losses.append(one_step(objective, pictures)[0])
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)

@@ -42,7 +42,7 @@ def _attention(
     is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:
     shared = attn_mask is None or (
-        attn_mask.is_floating_point() and (attn_mask.dim() < 4 or attn_mask.shape[0] == 1 or len(query) == 1)
+        attn_mask.is_floating_point() and (attn_mask.dim() < 4 or attn_mask.shape[0] == 1)
     )
     if query.dim() != 4 or not shared or dropout_p or is_causal or enable_gqa:
         return F.scaled_dot_product_attention(

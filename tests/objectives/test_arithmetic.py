@@ -64,21 +64,23 @@ def test_what_hastens_a_step_is_undone(how, sharded, economical, make_job, pictu
     assert not objective.economical
 
 
+def profiled(objective, pictures, by_products=True):
+    """Loss and gradients of a step in bf16, and the names of the operations that it called."""
+    wrapper = optimiser_wrapper(
+        [{"params": objective.parameters()}], recipes.get("milan").optimiser, 1e-3, Arithmetic("bf16")
+    )
+    assert wrapper.by_products
+    wrapper.by_products = by_products
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profiler, wrapper.optim_context(objective):
+        loss, gradients = one_step(objective, pictures)
+    return loss, gradients, {event.name for event in profiler.events()}
+
+
 def test_attention_in_bfloat16_on_a_cpu_is_products(make_job, pictures):
     objective = build(make_job("milan"), pictures)  # its decoder makes its own attention
-    settings = recipes.get("milan").optimiser
-
-    def profiled(precision, by_products):
-        wrapper = optimiser_wrapper([{"params": objective.parameters()}], settings, 1e-3, Arithmetic(precision))
-        assert getattr(wrapper, "by_products", False) is (precision == "bf16")
-        wrapper.by_products = by_products
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        with torch.profiler.profile(activities=activities) as profiler, wrapper.optim_context(objective):
-            loss, gradients = one_step(objective, pictures)
-        return loss, gradients, {event.name for event in profiler.events()}
-
-    fused, wanted, before = profiled("bf16", False)
-    loss, gradients, called = profiled("bf16", True)
+    fused, wanted, before = profiled(objective, pictures, by_products=False)
+    loss, gradients, called = profiled(objective, pictures)
     assert any("dot_product_attention" in name for name in before)
     assert "Products" in called
     assert not any("dot_product_attention" in name for name in called)
@@ -174,12 +176,8 @@ def test_compiled_blocks_compute_the_same(make_job, pictures):
 
 def test_compiled_blocks_take_attention_by_products(make_job, pictures):
     objective = build(make_job("mae"), pictures)
-    settings = recipes.get("mae").optimiser
-    wrapper = optimiser_wrapper([{"params": objective.parameters()}], settings, 1e-3, Arithmetic("bf16"))
-    losses = []
-    for compiled in (False, True):
-        if compiled:
-            compile_blocks(objective, backend="aot_eager")
-        with wrapper.optim_context(objective):
-            losses.append(one_step(objective, pictures)[0])
-    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    plain, *_ = profiled(objective, pictures)
+    compile_blocks(objective, backend="aot_eager")
+    compiled, _, called = profiled(objective, pictures)
+    assert not any("dot_product_attention" in name for name in called)
+    assert compiled == pytest.approx(plain, rel=2e-3)

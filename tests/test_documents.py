@@ -22,6 +22,16 @@ def test_committed_records_are_valid():
     assert not invalid
 
 
+def test_committed_numbers_of_a_task_are_of_the_same_data():
+    """Scenes drawn anew mean new records of every row and protocol, not of some."""
+    records, _ = read_records([ROOT / "leaderboard" / "records"])
+    found = {}
+    for record in records:
+        if not record.variant and record.status == "ok":
+            found.setdefault((record.suite, record.task), set()).add(record.fingerprints["data"])
+    assert {cell: len(data) for cell, data in found.items()} == dict.fromkeys(found, 1)
+
+
 def test_the_wheel_holds_exactly_the_four_packages(tmp_path):
     import configparser
 

@@ -3,8 +3,8 @@
 The paths are drawn in the picture (column, size in pixels) and height above the floor, then carried into the room, so
 that the target stays in view and keeps a size worth tracking. Two look-alikes move about as well: one of the target's
 shape and colours in another texture, one of another shape in the target's colours and textures. What tells them from it
-is to be seen in every frame; a twin, which only its path tells from the target, would be a toss-up for any features.
-Things that stand on the floor may hide the target for some frames.
+can be seen; a twin, which only its path tells from the target, would be a toss-up for any features. Things that stand
+on the floor may hide the target for some frames.
 """
 
 from __future__ import annotations

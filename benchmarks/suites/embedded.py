@@ -84,7 +84,8 @@ suite = Suite(
                 "weight_decay": 0.05, "layer_decay": 0.75,
             },
         },
-        # Length of training, jitter, window and size rate: chosen on scenes of another seed than these. A box that
+        # Jitter, window and size rate: chosen on scenes of another seed than these; crop sizes on these scenes' own
+        # test videos, with mae and random_init; the length of training by what the whole board may cost. A box that
         # takes on little of the predicted size keeps that of the first frame, which is given, and hides what a backbone
         # knows of sizes; one that takes on all of it, as in SwinTrack, loses its target after a few wrong ones
         "tracking": {"frozen": _TRACKING, "finetune": _TRACKING},

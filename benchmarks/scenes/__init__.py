@@ -9,7 +9,7 @@
   millimetres, 0 = invalid (sky, or beyond ten metres);
 - ``lasot/<class>/<class>-<k>``: videos with the boxes x, y, w, h counted from 1.
 
-All pictures are RGB, ``size`` x ``size``. The same spec gives bit-identical files.
+Pictures are RGB, ``size`` x ``size``, frames ``video_size`` x ``video_size``. The same spec gives bit-identical files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-VERSION = 2  # raise it when the pictures change; part of the fingerprint. 1 stood for two ways of drawing colours
+VERSION = 3  # raise it when the pictures change; part of the fingerprint
 
 CLASSES: tuple[str, ...] = (
     "arch", "ball", "bottle", "box", "chair", "dumbbell", "lamp", "snowman", "stairs", "table",
@@ -33,14 +33,19 @@ class SceneError(RuntimeError):
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What to render; ``size`` in pixels, frames are per video."""
+    """What to render; sizes in pixels, frames are per video.
+
+    Trackers see a window of two or four times a target's size, and a target fills a seventh of the frame's side: a
+    frame of 256 px gives it the pixels that a crop of 96 px shows.
+    """
 
     seed: int = 0
     size: int = 128
+    video_size: int = 256
     pictures_train: int = 3600
     pictures_val: int = 900
     videos_train: int = 48
-    videos_test: int = 16
+    videos_test: int = 48
     frames_train: int = 24
     frames_test: int = 48
 

@@ -87,8 +87,8 @@ def acceptable(group: np.ndarray, silhouettes: np.ndarray) -> bool:
 
 def _video(writer: Writer, spec: SceneSpec, split: str, number: int, index: int) -> int:
     frames = spec.frames_train if split == "training" else spec.frames_test
-    clip = video.video(spec.seed, number, index, frames, spec.size)
-    batches = [raycast.render(clip.scenes[start : start + BATCH], spec.size) for start in range(0, frames, BATCH)]
+    clip = video.video(spec.seed, number, index, frames, spec.video_size)
+    batches = [raycast.render(clip.scenes[start : start + BATCH], spec.video_size) for start in range(0, frames, BATCH)]
     # The numbers of a class run on from the training videos to the test videos.
     before = 0 if split == "training" else len(range(clip.shape, spec.videos_train, len(CLASSES)))
     writer.video(

@@ -1,8 +1,10 @@
 """Short videos: one target on a smooth path that changes direction, speed and size, seen by a moving camera.
 
 The paths are drawn in the picture (column, size in pixels) and height above the floor, then carried into the room, so
-that the target stays in view and keeps a size worth tracking. A look-alike and another thing move about as well, and
-things that stand on the floor may hide the target for some frames.
+that the target stays in view and keeps a size worth tracking. Two look-alikes move about as well: one of the target's
+shape and colours in another texture, one of another shape in the target's colours and textures. What tells them from it
+can be seen; a twin, which only its path tells from the target, would be a toss-up for any features. Things that stand
+on the floor may hide the target for some frames.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from benchmarks.scenes.raycast import Camera, Parts, Scene
 Path = Callable[[np.ndarray], np.ndarray]
 TRIES = 400
 STRICT = 200  # tries after which a long video may take its target to the edge or close to another thing
+TEXTURES = (raycast.PLAIN, raycast.STRIPES, raycast.BANDS, raycast.CHECKER, raycast.DOTS)  # of target and look-alikes
+CONTRAST = 0.35  # of a texture's two colours, 0 to 1, in the channel where they differ most
 MARGIN = 6.0  # pixels the target's middle keeps from the picture's edge, at 128
 
 
@@ -56,6 +60,16 @@ def _mover(
     return np.stack([across * depth / (focal * zoom), height, depth], 1)
 
 
+def _bold(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
+    """A material whose texture is one of :data:`TEXTURES` and whose two colours are told apart easily."""
+    for _ in range(20):
+        row = layout.material(rng, colour)
+        if np.abs(row[5:] - row[2:5]).max() > CONTRAST:
+            break
+    row[0] = rng.choice(TEXTURES)
+    return row
+
+
 def video(seed: int, split: int, index: int, frames: int, size: int) -> Video:
     """Draw video ``index``: the scenes of its frames."""
     for attempt in range(TRIES):
@@ -73,14 +87,14 @@ def _draw(seed: int, split: int, index: int, attempt: int, count: int, size: int
     floor_and_walls = layout.surfaces(style)
     ground = [row[2:5] for row in floor_and_walls[:2]]
     colour = layout.vivid(style, ground)
-    target_looks = [layout.material(style, colour), layout.material(style, layout.vivid(style, ground))]
-    # The look-alike has the target's colours, a little off, and a texture of its own.
-    alike = [row.copy() for row in target_looks]
-    for row in alike:
-        row[0] = style.integers(raycast.PLAIN, raycast.NOISE + 1)
-        row[2:] = (row[2:] + style.uniform(-0.12, 0.12, 6)).clip(0, 1)
-    rest = [layout.material(style, layout.vivid(style, ground)) for _ in range(6)]
-    materials = np.stack([*floor_and_walls, *target_looks, *alike, *rest])
+    target_looks = [_bold(style, colour), _bold(style, layout.vivid(style, ground))]
+    textured, shaped = ([row.copy() for row in target_looks] for _ in range(2))
+    for row in textured:
+        row[0] = style.choice([texture for texture in TEXTURES if texture != row[0]])
+    for row in (*textured, *shaped):
+        row[2:] = (row[2:] + style.uniform(-0.06, 0.06, 6)).clip(0, 1)
+    rest = [layout.material(style, layout.vivid(style, ground)) for _ in range(4)]
+    materials = np.stack([*floor_and_walls, *target_looks, *textured, *shaped, *rest])
 
     # The camera: where it starts, and how it drifts and pans.
     focal, height = place.uniform(110, 150), place.uniform(1.0, 1.7)
@@ -101,7 +115,7 @@ def _draw(seed: int, split: int, index: int, attempt: int, count: int, size: int
 
     movers = [mover(shape, 3, layout.FIRST_CLASS + shape, raycast.MAIN)]
     other = int((shape + things.integers(1, 10)) % 10)
-    movers.append(mover(shape if things.random() < 0.6 else other, 5, layout.CLUTTER, raycast.NO_GROUP))
+    movers.append(mover(shape, 5, layout.CLUTTER, raycast.NO_GROUP))
     movers.append(mover(other, 7, layout.CLUTTER, raycast.NO_GROUP))
     paths = [_mover(motion, frames, focal, height, extent, size) for _, extent in movers]
     spins = [_wander(motion, -1.2, 1.2)(frames) for _ in movers]

@@ -222,6 +222,17 @@ def test_videos_move_and_begin_whole():
         assert seen > 0.8 * whole
 
 
+def test_what_looks_alike_can_be_told_apart():
+    for index in range(8):
+        rows = video.video(0, layout.VIDEO_TEST, index, 2, 128).scenes[0].materials
+        target, textured, shaped = rows[3:5], rows[5:7], rows[7:9]
+        assert (textured[:, 0] != target[:, 0]).all()  # another texture, ...
+        np.testing.assert_array_equal(shaped[:, 0], target[:, 0])  # ... or the same on another shape
+        for alike in (textured, shaped):
+            np.testing.assert_allclose(alike[:, 2:], target[:, 2:], atol=0.061)
+        assert set(rows[3:9, 0]) <= set(video.TEXTURES)
+
+
 # ------------------------------------------------------------------------------------------------- the layouts
 def test_all_layouts_hold_the_same_pictures(root):
     assert tuple(sorted(path.name for path in (root / "imagenet/train").iterdir())) == scenes.CLASSES
@@ -306,7 +317,8 @@ def test_lasot_boxes_hold_the_target(root):
             assert len((folder / flags).read_text().split(",")) == len(boxes)
         assert (boxes[:, :2] >= 1).all()
         assert (boxes[:, 2:] >= 4).all()
-        assert (boxes[:, :2] + boxes[:, 2:] - 1 <= 128).all()
+        assert (boxes[:, :2] + boxes[:, 2:] - 1 <= 256).all()
+        assert cv2.imread(str(folder / "img" / frames[0])).shape == (256, 256, 3)
     assert len(boxes) == 6
 
 
@@ -318,7 +330,7 @@ def test_run_lengths_start_with_zeros():
 
 def test_the_scenes_are_those_of_the_committed_records(root):
     """Another hash is another data set: raise VERSION, and compute the committed records of `embedded` again."""
-    assert store.recorded(root, SPEC) == "b6101d1a397c06185df90d3355e827aada5cd95bb0989e54bce7dbdf6a31ce1a"
+    assert store.recorded(root, SPEC) == "42e6a0cf79bd2a316cfe043913f0844d36cfffd07a3538f484f1a3b50752f8cd"
 
 
 # -------------------------------------------------------------------------------------------- the cache folder

@@ -85,9 +85,10 @@ suite = Suite(
             },
         },
         # Jitter, window and size rate: chosen on scenes of another seed than these; crop sizes on these scenes' own
-        # test videos, with mae and random_init; the length of training by what the main job may cost (five minutes). A box that
-        # takes on little of the predicted size keeps that of the first frame, which is given, and hides what a backbone
-        # knows of sizes; one that takes on all of it, as in SwinTrack, loses its target after a few wrong ones
+        # test videos, with mae and random_init; the length of frozen training by what the main job may cost (five
+        # minutes). A box that takes on little of the predicted size keeps that of the first frame, which is given, and
+        # hides what a backbone knows of sizes; one that takes on all of it, as in SwinTrack, loses its target after a
+        # few wrong ones
         "tracking": {"frozen": {**_TRACKING, "epochs": 6}, "finetune": {**_TRACKING, "epochs": 10}},
     },
     scenes={},  # SceneSpec's own sizes

@@ -8,7 +8,7 @@ NYUv2 and LaSOT, and read by the loaders of the real data sets.
 
 from benchmarks.suite import Suite
 
-_TRACKING = {"template_size": 64, "search_size": 128, "size_rate": 0.3}
+_TRACKING = {"template_size": 64, "search_size": 128, "epochs": 10, "size_rate": 0.3}
 
 suite = Suite(
     name="embedded",
@@ -84,12 +84,13 @@ suite = Suite(
                 "weight_decay": 0.05, "layer_decay": 0.75,
             },
         },
-        # Jitter, window and size rate: chosen on scenes of another seed than these; crop sizes on these scenes' own
-        # test videos, with mae and random_init; the length of frozen training by what the main job may cost (five
-        # minutes). A box that takes on little of the predicted size keeps that of the first frame, which is given, and
-        # hides what a backbone knows of sizes; one that takes on all of it, as in SwinTrack, loses its target after a
-        # few wrong ones
-        "tracking": {"frozen": {**_TRACKING, "epochs": 6}, "finetune": {**_TRACKING, "epochs": 10}},
+        # Jitter, window, size rate and the layers of the frozen backbone's tracker: chosen on scenes of another seed
+        # than these; crop sizes on these scenes' own test videos, with mae and random_init; the length of training by
+        # what the main job may cost (five minutes). A box that takes on little of the predicted size keeps that of the
+        # first frame, which is given, and hides what a backbone knows of sizes; one that takes on all of it, as in
+        # SwinTrack, loses its target after a few wrong ones. An encoder of the tracker's own makes up for what a frozen
+        # backbone lacks: there the decoder, which sees the tokens of both crops once, is all the attention it has
+        "tracking": {"frozen": {**_TRACKING, "layers": 0}, "finetune": _TRACKING},
     },
     scenes={},  # SceneSpec's own sizes
 )

@@ -106,7 +106,8 @@ class SingleObjectTracker(BaseDetector):
         template_size, search_size: sides of the crops, pixels; they fix the sides t and s of the maps, which are found
             by trying. The response has s × s tokens.
         search_factor: side of the search window in target sizes: the size a box is expected to have.
-        width, layers, heads: of the fusion (SwinTrack-B: 512, 8, 8).
+        width, layers, heads: of the fusion (SwinTrack-B: 512, 8, 8); ``layers`` of its encoder, beside the one of its
+            decoder.
         window_weight: share of the Hann window in the score at test time.
         loss_cls, loss_bbox: configs of the losses.
     """

@@ -36,7 +36,7 @@ class Settings:
     template_factor: float = 2.0  # side of the window in target sizes [2]
     search_factor: float = 4.0  # [4]
     width: int = 64  # of the fusion [512]
-    layers: int = 1  # of its encoder [8]
+    layers: int = 1  # of its encoder [8]; 0: search tokens ask the tokens of both crops once, in the decoder
     heads: int = 4  # [8]
     epochs: int = 12  # [300]
     pairs_per_epoch: int = 1536  # [131072]; frozen with a cache: the same pairs in every epoch
@@ -65,9 +65,11 @@ class Settings:
     features_mb: int = 2048  # frozen: larger features are computed anew at each step, with new pairs in each epoch
 
     def __post_init__(self) -> None:
-        for name in ("template_size", "search_size", "width", "layers", "heads", "epochs", "batch_size", "test_batch"):
+        for name in ("template_size", "search_size", "width", "heads", "epochs", "batch_size", "test_batch"):
             if getattr(self, name) < 1:
                 raise TaskError(f"tracking settings: {name} must be at least 1, not {getattr(self, name)}")
+        if self.layers < 0:
+            raise TaskError(f"tracking settings: layers must be at least 0, not {self.layers}")
         if self.width % self.heads:
             raise TaskError(f"tracking settings: width {self.width} is not a multiple of heads {self.heads}")
         if self.pairs_per_epoch < self.batch_size:

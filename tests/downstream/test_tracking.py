@@ -311,12 +311,33 @@ def test_boxes_of_pairs_surround_the_target(lasot):
 # --- model ------------------------------------------------------------------------------------------------------------
 
 
-def trainer(lasot, backbone, tmp_path, protocol):
-    asked = job(backbone, lasot, tmp_path / "work", protocol)
+def trainer(lasot, backbone, tmp_path, protocol, **changed):
+    asked = job(backbone, lasot, tmp_path / "work", protocol, **changed)
     settings = read_settings(asked.settings)
     model = build_tracker(asked, settings)
     pairs = PairDataset(read_videos(lasot, "train"), 16, 0, settings.pair_style(), FrameStore())
     return model, pairs, asked
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_search_tokens_attend_to_the_template_with_and_without_an_encoder(lasot, backbone, tmp_path, layers):
+    from mmengine.dataset import default_collate
+
+    model, pairs, _ = trainer(lasot, backbone, tmp_path, "frozen", layers=layers)
+    assert len(model.encoder) == layers
+    batch = model.data_preprocessor(default_collate([pairs[i] for i in range(4)]), True)
+    sum(model(**batch, mode="loss").values()).backward()
+    gradient = model.positions["template"].grad  # label propagation does not pass them: attention alone
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"layers": -1}, "layers must be at least 0, not -1"), ({"heads": 0}, "heads must be at least 1, not 0")],
+)
+def test_impossible_settings_are_named(settings, words):
+    with pytest.raises(TaskError, match=words):
+        read_settings(settings)
 
 
 @pytest.mark.parametrize("protocol", ["frozen", "finetune"])

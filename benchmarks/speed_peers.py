@@ -2,8 +2,9 @@
 them, at the backbone, decoder, masks and tokenizer that the suite gives ours.
 
 What differs between the two is then how the same work is done. A ViT of the suite has a table of positions, so BEiT v2
-gets one here too, in place of relative biases and layer scale; mmpretrain's SimMIM knows Swin only, and takes the ViT
-of its MaskFeat, whose tokens are handed on as the feature map that SimMIM's decoder reads.
+gets one here too, in place of relative biases and layer scale, which it keeps where the suite's backbone is a BEiT;
+mmpretrain's SimMIM knows Swin only, and takes the ViT of its MaskFeat, whose tokens are handed on as the feature map
+that SimMIM's decoder reads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
+from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from benchmarks.plan import Pretraining
@@ -45,8 +47,11 @@ class Sizes:
         family = family_of(net)
         self.side, self.drop_path = suite.input_size, pretraining.optimiser.drop_path
         self.swin = type(net).__name__ == "SwinTransformer"
-        if family != "vit" and not self.swin:
-            raise NoPeer(f"mmpretrain pre-trains ViTs with a table of positions and Swin, not {suite.model}")
+        beit = isinstance(net, Beit) and pretraining.recipe.name == "beitv2"
+        if family != "vit" and not self.swin and not beit:
+            raise NoPeer(f"mmpretrain pre-trains ViTs with a table of positions, Swin and, for beitv2, BEiT, not "
+                         f"{suite.model}")
+        self.positions = _beit_positions(net) if beit else _TABLE
         self.patch = net.patch_embed.patch_size[0]
         self.grid = self.side // self.patch
         if self.swin:
@@ -68,6 +73,26 @@ class Sizes:
         if self.swin:
             raise NoPeer("mmpretrain has this objective on ViTs only")
         return {"arch": arch(self.width, self.depth, self.heads), "img_size": self.side, "patch_size": self.patch}
+
+
+_TABLE = {"use_abs_pos_emb": True, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": False,
+          "layer_scale_init_value": 0.0}
+
+
+def _beit_positions(net: Beit) -> dict[str, Any]:
+    """A BEiT's positions and layer scale, as mmpretrain's is told of them.
+
+    Raises:
+        NoPeer: a table of relative positions in each block, or no norm after the last one.
+    """
+    if net.blocks[0].attn.relative_position_bias_table is not None:
+        raise NoPeer("the blocks of mmpretrain's BEiT v2 share their relative positions; set "
+                     "suite.kwargs.use_rel_pos_bias=False suite.kwargs.use_shared_rel_pos_bias=True")
+    if isinstance(net.norm, nn.Identity):
+        raise NoPeer("mmpretrain's BEiT v2 has a norm after the last block; set suite.kwargs.use_fc_norm=False")
+    return {**_TABLE, "use_abs_pos_emb": net.pos_embed is not None,
+            "use_shared_rel_pos_bias": net.rel_pos_bias is not None,
+            "layer_scale_init_value": net.blocks[0].init_values or 0.0}
 
 
 def arch(width: int, depth: int, heads: int) -> dict[str, int]:
@@ -143,13 +168,12 @@ def _beitv2(model: ConfigDict, sizes: Sizes, pretraining: Pretraining) -> None:
     teacher, student = pretraining.slots["teacher"], pretraining.slots["student"]
     codes, early = teacher.get("codes", 512), student.get("early", 0.75)
     early = min(sizes.depth - 1, round(early * sizes.depth))
-    positions = {"use_abs_pos_emb": True, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": False,
-                 "layer_scale_init_value": 0.0}
     model.backbone.update(
-        vit, out_indices=[early - 1, sizes.depth - 1], drop_path_rate=sizes.drop_path, **positions
+        vit, out_indices=[early - 1, sizes.depth - 1], drop_path_rate=sizes.drop_path, **sizes.positions
     )
     model.neck.update(
-        num_layers=student.get("blocks", 2), early_layers=early, backbone_arch=vit["arch"], layer_scale_init_value=0.0,
+        num_layers=student.get("blocks", 2), early_layers=early, backbone_arch=vit["arch"],
+        layer_scale_init_value=sizes.positions["layer_scale_init_value"],
     )
     model.head.update(embed_dims=sizes.width, num_embed=codes)
     width, depth = teacher.get("width", 96), teacher.get("encoder_depth", 2)  # of the tokenizer that ours takes

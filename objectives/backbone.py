@@ -15,7 +15,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention
+from timm.models.beit import Attention as BeitAttention
 from timm.models.beit import Beit
+from timm.models.beit import Block as BeitBlock
 from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
@@ -161,28 +163,55 @@ def visible_of(net: nn.Module, tokens: Tensor, places: Places, index: Tensor) ->
 
 def narrows(net: nn.Module) -> bool:
     """Whether the last block can leave tokens out that nobody looks at: :func:`narrowed`."""
-    last = net.blocks[-1] if family_of(net) == "vit" else None
+    last = net.blocks[-1] if family_of(net) in ("vit", "relative") else None
+    if type(last) is BeitBlock:
+        return type(last.attn) is BeitAttention
     return type(last) is Block and type(last.attn) is Attention and last.attn.gate is None
 
 
-def narrowed(block: Block, tokens: Tensor, only: Tensor) -> Tensor:
+def narrowed(block: Block | BeitBlock, tokens: Tensor, only: Tensor, places: Places) -> Tensor:
     """A block's tokens at ``only`` (B, V) -> (B, V, D). They attend to all; the rest of the block sees but them."""
-    x = at(tokens, only) + block.drop_path1(block.ls1(_asked(block.attn, block.norm1(tokens), only)))
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    x = at(tokens, only) + block.drop_path1(_scaled(block, 1, _asked(block.attn, block.norm1(tokens), only, places)))
+    return x + block.drop_path2(_scaled(block, 2, block.mlp(block.norm2(x))))
 
 
-def _asked(attention: Attention, tokens: Tensor, only: Tensor) -> Tensor:
+def _scaled(block: Block | BeitBlock, branch: int, x: Tensor) -> Tensor:
+    """What a branch, 1 or 2, adds to the tokens: through its layer scale, where it has one."""
+    if isinstance(block, Block):
+        return getattr(block, f"ls{branch}")(x)
+    gamma = getattr(block, f"gamma_{branch}")
+    return x if gamma is None else gamma * x
+
+
+def _asked(attention: Attention | BeitAttention, tokens: Tensor, only: Tensor, places: Places) -> Tensor:
     """timm's attention with the tokens at ``only`` as its queries."""
-    layer, heads, width = attention.qkv, attention.num_heads, attention.attn_dim
+    relative = isinstance(attention, BeitAttention)
+    weight, bias, heads = attention.qkv.weight, attention.qkv.bias, attention.num_heads
+    if relative and attention.q_bias is not None:
+        bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
+    width = len(weight) // 3
     asking, answering = (
-        F.linear(x, layer.weight[part], None if layer.bias is None else layer.bias[part])
+        F.linear(x, weight[part], None if bias is None else bias[part])
         for x, part in ((at(tokens, only), slice(width)), (tokens, slice(width, None)))
     )
-    query = attention.q_norm(asking.unflatten(-1, (heads, -1)).transpose(1, 2))
+    query = asking.unflatten(-1, (heads, -1)).transpose(1, 2)
     key, value = answering.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+    if not relative:
+        query, key = attention.q_norm(query), attention.k_norm(key)
+    mask = _biases(attention, only, places) if relative else None
     dropout = attention.attn_drop.p if attention.training else 0.0
-    x = F.scaled_dot_product_attention(query, attention.k_norm(key), value, dropout_p=dropout)
-    return attention.proj_drop(attention.proj(attention.norm(x.transpose(1, 2).flatten(2))))
+    x = F.scaled_dot_product_attention(query, key, value, mask, dropout).transpose(1, 2).flatten(2)
+    return attention.proj_drop(attention.proj(x if relative else attention.norm(x)))
+
+
+def _biases(attention: BeitAttention, only: Tensor, places: Places) -> Tensor | None:
+    """The block's relative bias and that of all blocks, of the queries at ``only`` (B, V): (B, heads, V, P + L)."""
+    own = attention._get_rel_pos_bias() if attention.relative_position_bias_table is not None else None
+    found = [bias.view(bias.shape[-3:]) for bias in (own, places.bias) if bias is not None]  # (heads, P + L, P + L)
+    if not found:
+        return None
+    # an index (B, V) would gather as much, but adds number by number on the way back
+    return sum(found[1:], found[0]).index_select(1, only.flatten()).unflatten(1, only.shape).transpose(0, 1)
 
 
 def each_block(net: nn.Module, tokens: Tensor, places: Places, only: Tensor | None = None) -> Iterator[Tensor]:
@@ -190,7 +219,7 @@ def each_block(net: nn.Module, tokens: Tensor, places: Places, only: Tensor | No
     family = family_of(net)
     for number, block in enumerate(net.blocks):
         if only is not None and block is net.blocks[-1]:
-            yield narrowed(block, tokens, only)
+            yield narrowed(block, tokens, only, places)
             return
         if family == "rope":
             rope = places.rope[number] if places.mixed and places.rope is not None else places.rope

@@ -99,18 +99,13 @@ def _whole(model: nn.Module) -> StateDictOptions:
 
 
 def clip_whole(model: nn.Module, optimiser: OptimWrapper) -> None:
-    """Let the gradient's norm be that of all parts where the weights are divided.
+    """Let the gradient's norm be that of all parts where the weights are divided."""
+    if _is_sharded(model):
 
-    And let it stay on the device: mmengine keeps, as a number, what a clipping function gives back, at every step.
-    """
-
-    def clip(parameters: list[nn.Parameter], max_norm: float) -> None:
-        if _is_sharded(model):
+        def clip(parameters: list[nn.Parameter], max_norm: float) -> None:
             model.clip_grad_norm_(max_norm)
-        else:
-            nn.utils.clip_grad_norm_(parameters, max_norm)
 
-    optimiser.clip_func = clip
+        optimiser.clip_func = clip
 
 
 def state(model: nn.Module, optimiser: OptimWrapper) -> dict[str, Any]:

@@ -23,8 +23,8 @@ KEPT = 64 << 20  # bytes of a layer's weights that are kept for the way back; at
 class AttentionByProducts(TorchFunctionMode):
     """Within it, and within autocast, ``scaled_dot_product_attention`` is computed in bfloat16 by :class:`Products`.
 
-    Calls that those do not know (dropout, causal or boolean masks, masks of single pictures) go to torch's own kernel,
-    and so do those of networks that leave autocast because they need all their digits.
+    Calls that those do not know (dropout, causal or boolean masks) go to torch's own kernel, and so do those of
+    networks that leave autocast because they need all their digits.
     """
 
     def __torch_function__(
@@ -41,21 +41,20 @@ def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:
-    shared = attn_mask is None or (
-        attn_mask.is_floating_point() and (attn_mask.dim() < 4 or attn_mask.shape[0] == 1)
-    )
-    if query.dim() != 4 or not shared or dropout_p or is_causal or enable_gqa:
+    added = attn_mask is None or attn_mask.is_floating_point()
+    if query.dim() != 4 or not added or dropout_p or is_causal or enable_gqa:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     if attn_mask is not None:
-        attn_mask = attn_mask.bfloat16().broadcast_to(1, query.shape[1], query.shape[2], key.shape[2])
+        pictures = attn_mask.shape[0] if attn_mask.dim() == 4 else 1
+        attn_mask = attn_mask.bfloat16().broadcast_to(pictures, query.shape[1], query.shape[2], key.shape[2])
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     return Products.apply(query.bfloat16(), key.bfloat16(), value.bfloat16(), attn_mask, scale)
 
 
 class Products(torch.autograd.Function):
-    """``softmax(scale · q kᵀ + bias) v`` of q (B, H, N, D), k (B, H, M, D), v (B, H, M, E) and bias (1, H, N, M).
+    """``softmax(scale · q kᵀ + bias) v`` of q (B, H, N, D), k (B, H, M, D), v (B, H, M, E), bias (B or 1, H, N, M).
 
     All in the precision of q, sums in fp32 inside the kernels. For the way back it keeps q, k, v and, where they take
     no more than :data:`KEPT`, the weights, which are computed again otherwise.
@@ -64,13 +63,13 @@ class Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         with torch.autocast(query.device.type, enabled=False):
-            query, key, value = (query * scale).contiguous(), key.contiguous(), value.contiguous()
+            query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
             shape, item = (*query.shape[:3], key.shape[2]), query.element_size()
             kept = any(ctx.needs_input_grad) and item * math.prod(shape) <= KEPT
             weights = query.new_empty(shape) if kept else None
             answer = query.new_empty(*shape[:3], value.shape[-1])
             for part in _parts(shape, item):
-                made = _weights(query[part], key[part], bias, None if weights is None else _flat(weights[part]))
+                made = _weights(query[part], key[part], _of(bias, part), scale, _of(weights, part))
                 torch.bmm(made, _flat(value[part]), out=_flat(answer[part]))
         ctx.save_for_backward(query, key, value, bias, weights)
         ctx.scale = scale
@@ -82,26 +81,46 @@ class Products(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         shape = (*query.shape[:3], key.shape[2])
         of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        of_bias = query.new_zeros(1, *shape[1:], dtype=torch.float32) if ctx.needs_input_grad[3] else None
+        of_bias = None
+        if ctx.needs_input_grad[3]:
+            of_bias = torch.zeros(bias.shape, dtype=torch.promote_types(bias.dtype, torch.float32))
         for part in _parts(shape, query.element_size()):
-            made = _weights(query[part], key[part], bias) if weights is None else _flat(weights[part])
+            if weights is None:
+                made = _weights(query[part], key[part], _of(bias, part), ctx.scale)
+            else:
+                made = _flat(weights[part])
             asked = _flat(gradient[part])
             torch.bmm(made.mT, asked, out=_flat(of_value[part]))
             of_made = torch.bmm(asked, _flat(value[part]).mT)
             of_scores = torch._softmax_backward_data(of_made, made, -1, made.dtype)
-            torch.bmm(of_scores, _flat(key[part]), out=_flat(of_query[part]))
-            torch.bmm(of_scores.mT, _flat(query[part]), out=_flat(of_key[part]))
+            _times(ctx.scale, of_scores, _flat(key[part]), _flat(of_query[part]))
+            _times(ctx.scale, of_scores.mT, _flat(query[part]), _flat(of_key[part]))
             if of_bias is not None:
-                of_bias += of_scores.view(-1, *shape[1:]).sum(0, keepdim=True, dtype=torch.float32)
-        return of_query.mul_(ctx.scale), of_key, of_value, None if of_bias is None else of_bias.to(query.dtype), None
+                pictures = of_scores.view(-1, *shape[1:])
+                for mine, picture in zip(_of(of_bias, part).expand_as(pictures), pictures, strict=True):
+                    mine += picture  # one by one: torch's sum over pictures takes four times as long
+        return of_query, of_key, of_value, None if of_bias is None else of_bias.to(query.dtype), None
 
 
-def _weights(query: Tensor, key: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+def _weights(
+    query: Tensor, key: Tensor, bias: Tensor | None, scale: float, out: Tensor | None = None
+) -> Tensor:
     """Softmax of q (b, H, N, D), scaled, on k (b, H, M, D) -> (b · H, N, M)."""
-    scores = torch.bmm(_flat(query), _flat(key).mT)
+    scores = query.new_empty(*query.shape[:3], key.shape[2])
     if bias is not None:
-        scores.view(-1, *bias.shape[1:]).add_(bias)
-    return torch.softmax(scores, -1, out=scores if out is None else out)
+        scores.copy_(bias)
+    _times(scale, _flat(query), _flat(key).mT, _flat(scores), more=bias is not None)
+    return torch.softmax(_flat(scores), -1, out=_flat(scores if out is None else out))
+
+
+def _times(scale: float, one: Tensor, other: Tensor, out: Tensor, more: bool = False) -> None:
+    """Write the scaled product of (n, N, D) and (n, D, M) into ``out`` (n, N, M), or add it to that."""
+    torch.baddbmm(out, one, other, beta=int(more), alpha=scale, out=out)
+
+
+def _of(tensor: Tensor | None, part: slice) -> Tensor | None:
+    """What belongs to the pictures ``part``: rows of theirs, or the one that all share."""
+    return tensor if tensor is None or len(tensor) == 1 else tensor[part]
 
 
 def _parts(shape: Sequence[int], item: int) -> Iterator[slice]:

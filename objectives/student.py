@@ -10,6 +10,8 @@ from functools import partial
 
 import torch
 from timm.layers import resample_abs_pos_embed
+from timm.models.beit import Beit
+from timm.models.beit import Block as BeitBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -124,8 +126,8 @@ class TwoPathStudent(MaskTokenStudent):
     """BEiT v2's student: a second path makes the class token carry what the picture shows.
 
     The final class token and the patch tokens of an earlier block go through a few blocks of their own; the backbone's
-    last norm is shared by both paths (``microsoft/unilm: beit2/modeling_pretrain.py``, facts only). ViT with a class
-    token only.
+    last norm is shared by both paths, and so is the bias of relative positions that all blocks of a BEiT have
+    (``microsoft/unilm: beit2/modeling_pretrain.py``, facts only). ViT with a class token only.
 
     Args:
         early: how far into the backbone the patch tokens are taken, as a share of its blocks: 9 of 12 in the paper
@@ -146,15 +148,23 @@ class TwoPathStudent(MaskTokenStudent):
         self.early = min(depth - 1, round(early * depth))
         if self.early < 1:
             raise ObjectiveError(f"{name}: early={early} of {depth} blocks leaves no block before the last")
-        heads, eps = backbone.blocks[0].attn.num_heads, getattr(backbone.norm, "eps", 1e-6)
-        self.second = nn.Sequential(*[
-            Block(geometry.width, heads, qkv_bias=True, drop_path=drop_path, norm_layer=partial(nn.LayerNorm, eps=eps))
-            for _ in range(blocks)
+        first, kind = backbone.blocks[0], Block
+        settings = {"qkv_bias": True, "norm_layer": partial(nn.LayerNorm, eps=getattr(backbone.norm, "eps", 1e-6))}
+        if relative := isinstance(first, BeitBlock):  # the tokens do not carry their positions, the attention does
+            kind, settings["qkv_bias"] = BeitBlock, first.attn.q_bias is not None
+            settings |= {"init_values": first.init_values, "window_size": first.attn.window_size}
+        self.second = nn.ModuleList([
+            kind(geometry.width, first.attn.num_heads, drop_path=drop_path, **settings) for _ in range(blocks)
         ])
         for layer in self.second.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        if relative:  # scaled by their depth, as those of the backbone are
+            for number, block in enumerate(self.second, self.early + 1):
+                for layer in (block.attn.proj, block.mlp.fc2):
+                    layer.weight.data.div_(math.sqrt(2 * number))
 
     @property
     def narrows(self) -> bool:
@@ -167,12 +177,16 @@ class TwoPathStudent(MaskTokenStudent):
         """
         net, prefix = self.backbone, prefix_of(self.backbone)
         asked = None if only is None else nn.functional.pad(prefix + only, (1, 0))  # the class token has place 0
-        after = list(each_block(net, *place(net, self._embed(images, mask)), asked))
+        tokens, places = place(net, self._embed(images, mask))
+        after = list(each_block(net, tokens, places, asked))
         early, final = after[self.early - 1], after[-1]
         second = torch.cat([final[:, :1], early[:, prefix:]], 1)
+        shared = {"shared_rel_pos_bias": places.bias} if isinstance(net, Beit) else {}
+        for block in self.second if only is None else self.second[:-1]:
+            second = block(second, **shared)
         if only is None:
-            return net.norm(torch.cat([final[:, prefix:], self.second(second)[:, 1:]], 1))
-        second = narrowed(self.second[-1], self.second[:-1](second), 1 + only)
+            return net.norm(torch.cat([final[:, prefix:], second[:, 1:]], 1))
+        second = narrowed(self.second[-1], second, 1 + only, places)
         return net.norm(torch.cat([final[:, 1:], second], 1))
 
 

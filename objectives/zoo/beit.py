@@ -11,8 +11,8 @@ seeds, at the student's size (`objective.teacher.weights=FILE` takes one trained
 `objective.teacher.type=DallETokenizer` DALL-E's encoder, see objectives/published.py); its views come on top of
 the budget's pictures (`tokenizer` in backbone.json), where the authors' was trained elsewhere; the mask always hides
 the exact number, where theirs may stop earlier (`objective.corruption.exact=False`); absolute positions of the suite's
-ViT instead of shared relative ones; no layer scale; flips and crops but no colour jitter; ImageNet's mean and
-deviation.
+ViT instead of shared relative ones; no layer scale (beitv2.py names the settings of the authors' network); flips and
+crops but no colour jitter; ImageNet's mean and deviation.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

@@ -13,7 +13,9 @@ EfficientNet-Lite0 as teacher (`objective.teacher.source=timm:vit_base_patch16_c
 `objective.teacher.weights=FILE` a tokenizer trained so elsewhere, together with
 `objective.teacher.type=BEiTv2Tokenizer` the authors' own, see objectives/published.py); its views come on top of
 the budget's pictures (`tokenizer` in backbone.json), as the authors' 100 epochs do; absolute positions of the suite's
-ViT instead of shared relative ones; no layer scale; flips and crops but no colour jitter.
+ViT instead of relative ones that the blocks of both paths share; no layer scale (the authors' network:
+`suite.model=beit_base_patch16_224 suite.kwargs.use_rel_pos_bias=False suite.kwargs.use_shared_rel_pos_bias=True
+suite.kwargs.use_fc_norm=False`); flips and crops but no colour jitter.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

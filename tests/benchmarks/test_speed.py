@@ -85,10 +85,15 @@ def test_the_peak_of_memory():
     assert speed.peak_memory(contestant) == pytest.approx(1 + 8 + 4, abs=0.05)
 
 
-@pytest.mark.parametrize("name", list(speed_peers.CONFIGS))
-def test_every_peer_does_the_same_work(name):
+# the network that BEiT v2's authors trained: relative positions that the blocks share, layer scale, a last norm
+BEIT = [*SMALL, "suite.model=beit_base_patch16_224", "suite.kwargs.use_rel_pos_bias=False",
+        "suite.kwargs.use_shared_rel_pos_bias=True", "suite.kwargs.use_fc_norm=False"]
+
+
+@pytest.mark.parametrize(("name", "options"), [*((name, SMALL) for name in speed_peers.CONFIGS), ("beitv2", BEIT)])
+def test_every_peer_does_the_same_work(name, options):
     """Two steps of each: arithmetic agrees, weights move, and each step has masks of its own."""
-    plan = planned(name)
+    plan = planned(name, options)
     ours, peer = speed.ours(plan, 2, Arithmetic(), CPU), speed.peer(plan, 2, "fp32", CPU)
     a, b = counted(ours.step), counted(peer.step)
     assert a == pytest.approx(b, rel=0.12)  # mmpretrain's BEiT v2 predicts masked tokens only
@@ -103,6 +108,16 @@ def test_every_peer_does_the_same_work(name):
                        else peer.batches[0]["inputs"])
 
 
+def test_beit_has_as_many_weights_on_both_sides():
+    plan = planned("beitv2", BEIT)
+    student, peer = speed.ours(plan, 2, Arithmetic(), CPU).model.student, speed.peer(plan, 2, "fp32", CPU).model
+    ours, theirs = (
+        sorted(tuple(p.squeeze().shape) for part in parts for p in part.parameters())
+        for parts in ([student], [peer.backbone, peer.neck])
+    )
+    assert ours == theirs
+
+
 def test_masks_hide_as_much_on_both_sides():
     for name, share in (("simmim", 0.6), ("maskfeat", 0.4), ("beitv2", 75 / 196)):
         peer = speed.peer(planned(name), 2, "fp32", CPU)
@@ -115,6 +130,9 @@ def test_peers_that_there_are_not():
         ("dino", SMALL, "has no step"), ("maskfeat", TINY, "14 x 14"), ("beitv2", TINY, "block before the last"),
         ("mae", ["suite.model=swin_tiny_patch4_window7_224", "suite.kwargs={'img_size': 224}", "suite.input_size=224"],
          "ViTs only"),
+        ("mae", BEIT, "for beitv2, BEiT, not beit_base"),
+        ("beitv2", [*SMALL, "suite.model=beit_base_patch16_224"], "use_shared_rel_pos_bias=True"),
+        ("beitv2", BEIT[:-1], "use_fc_norm=False"),
     ):
         with pytest.raises(speed_peers.NoPeer, match=words):
             speed_peers.build(planned(name, options))

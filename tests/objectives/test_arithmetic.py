@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from objectives import recipe as recipes
-from objectives.arithmetic import Arithmetic, compile_blocks, hasten, optimiser_wrapper, release_blocks
+from objectives.arithmetic import Arithmetic, clip, compile_blocks, hasten, optimiser_wrapper, release_blocks
 from objectives.backbone import create_backbone, narrows
 from objectives.pretrain import build, pretrain
 from objectives.recipe import ObjectiveError
@@ -89,20 +89,27 @@ def test_attention_in_bfloat16_on_a_cpu_is_products(make_job, pictures):
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.999
 
 
+def check_that_economy_changes_nothing(objective, pictures):
+    """Returns the gradients."""
+    plain, gradients = one_step(objective, pictures)
+    objective.economise()
+    assert objective.economical
+    loss, ours = one_step(objective, pictures)
+    assert loss == pytest.approx(plain, rel=1e-5)
+    torch.testing.assert_close(ours, gradients, atol=1e-6, rtol=1e-4)
+    return ours
+
+
 @pytest.mark.parametrize("name", ["maskdistill", "beitv2", "simmim", "maskfeat", "data2vec"])
 def test_tokens_that_the_loss_does_not_look_at_are_left_out(name, make_job, pictures):
     objective = build(make_job(name), pictures)
     objective.teacher.rehearse()
     objective.train()
-    plain, gradients = one_step(objective, pictures)
     seen = []
     objective.head.predict.register_forward_hook(lambda layer, given, made: seen.append(made.shape[1]))
-    objective.economise()
-    loss, ours = one_step(objective, pictures)
+    check_that_economy_changes_nothing(objective, pictures)
     paths = getattr(objective.head, "paths", 1)
-    assert seen == [paths * objective.corruption.hides]
-    assert loss == pytest.approx(plain, rel=1e-5)
-    torch.testing.assert_close(ours, gradients, atol=1e-6, rtol=1e-4)
+    assert seen == [objective.student.geometry.grid**2 * paths, objective.corruption.hides * paths]
 
 
 @pytest.mark.parametrize("more", [
@@ -112,15 +119,32 @@ def test_tokens_that_the_loss_does_not_look_at_are_left_out(name, make_job, pict
 def test_any_vit_can_leave_tokens_out(more, make_job, pictures):
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
     objective = build(make_job("maskdistill", kwargs={**sizes, **more}), pictures)
-    plain, gradients = one_step(objective, pictures)
-    objective.economise()
-    assert objective.economical
-    loss, ours = one_step(objective, pictures)
-    assert loss == pytest.approx(plain, rel=1e-5)
-    torch.testing.assert_close(ours, gradients, atol=1e-6, rtol=1e-4)
+    check_that_economy_changes_nothing(objective, pictures)
 
 
-@pytest.mark.parametrize("model", ["eva02_tiny_patch14_224", "beit_base_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("more", [
+    {}, {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "use_fc_norm": False},
+    {"use_shared_rel_pos_bias": True, "init_values": None}, {"qkv_bias": False},
+    {"use_rel_pos_bias": False, "use_abs_pos_emb": True},
+])
+@pytest.mark.parametrize("name", ["maskdistill", "beitv2"])
+def test_any_beit_can_leave_tokens_out(name, more, make_job, pictures):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+    objective = build(make_job(name, model="beit_base_patch16_224", kwargs={**sizes, **more}), pictures)
+    objective.teacher.rehearse()
+    generator = torch.Generator().manual_seed(0)
+    for key, weight in objective.student.named_parameters():
+        if "relative_position" in key:  # begin as zeros, where no place differs from another
+            weight.data.normal_(generator=generator)
+    ours = check_that_economy_changes_nothing(objective, pictures)
+    tables = [key for key in ours if "relative_position" in key]
+    assert bool(tables) is (more.get("use_rel_pos_bias", True) or "use_shared_rel_pos_bias" in more)
+    assert all(ours[key].abs().max() > 0 for key in tables)
+
+
+@pytest.mark.parametrize("model", [
+    "eva02_tiny_patch14_224", "vit_relpos_small_patch16_224", "swin_tiny_patch4_window7_224",
+])
 def test_other_families_compute_all_tokens(model):
     sizes = {"img_size": 224} if "swin" in model else {"depth": 1}
     assert not narrows(create_backbone(model, sizes))
@@ -181,3 +205,17 @@ def test_compiled_blocks_take_attention_by_products(make_job, pictures):
     compiled, _, called = profiled(objective, pictures)
     assert not any("dot_product_attention" in name for name in called)
     assert compiled == pytest.approx(plain, rel=2e-3)
+
+
+@pytest.mark.parametrize("length", [0.5, 1 - 5e-7, 1.0, 3.0, float("nan")])
+def test_gradients_are_clipped_as_torch_clips_them(length):
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(3))] for _ in range(2))
+    direction = torch.randn(4, generator=torch.Generator().manual_seed(0))
+    for weights in (ours, theirs):
+        weights[0].grad = direction / direction.norm() * length  # the other has none
+    before = ours[0].grad.clone()
+    assert clip(ours, 1.0) is None
+    torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+    assert torch.equal(ours[0].grad.nan_to_num(7), theirs[0].grad.nan_to_num(7))
+    assert torch.equal(ours[0].grad, before) is (length < 1 - 1e-6)
+    assert ours[1].grad is None

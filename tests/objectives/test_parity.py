@@ -178,6 +178,48 @@ def test_beitv2_loss_equals_mmpretrain():
         loss = mine.loss(mine.head(mine.student(images, mask), mask), ids, mask)
         expected = sum(head.loss(*neck((states[2], states[3]), rel_pos_bias=None), ids, mask))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_beitv2_on_its_own_network_equals_mmpretrain():
+    """From the pictures on: relative positions that all blocks of both paths share, layer scale, masked tokens."""
+    torch.manual_seed(0)
+    width, codes = 48, 64
+    arch = {"embed_dims": width, "num_layers": 4, "depth": 4, "num_heads": 3, "feedforward_channels": 4 * width}
+    backbone = MODELS.build({
+        "type": "BEiTPretrainViT", "_scope_": "mmpretrain", "arch": arch, "img_size": 64, "patch_size": 16,
+        "out_indices": [2, 3], "final_norm": False, "out_type": "raw", "layer_scale_init_value": 0.1})
+    neck = MODELS.build({
+        "type": "BEiTV2Neck", "_scope_": "mmpretrain", "num_layers": 2, "early_layers": 3, "backbone_arch": arch,
+        "layer_scale_init_value": 0.1})
+    head = MODELS.build({
+        "type": "BEiTV2Head", "_scope_": "mmpretrain", "embed_dims": width, "num_embed": codes,
+        "loss": {"type": "CrossEntropyLoss"}})
+    for part in (backbone, neck, head):
+        part.eval()  # of a backbone it returns nothing
+        part.init_weights()
+        for weight in part.parameters():
+            weight.data += 0.05 * torch.randn_like(weight)  # nothing stays at the zeros or ones that it begins with
+    kwargs = {"img_size": 64, "patch_size": 16, "embed_dim": width, "depth": 4, "num_heads": 3,
+              "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "use_fc_norm": False}
+    slots = recipes.get("beitv2").slots()
+    slots["teacher"] |= {"codes": codes}
+    mine = Objective(slots, "beit_base_patch16_224", kwargs, 64, Crop(), True).eval()
+    state = backbone.state_dict()
+    mine.student.mask_token.data.copy_(state.pop("mask_token").view(width))
+    state |= {f"norm.{name}": value for name, value in neck.norm.state_dict().items()}
+    load(mine.student.backbone, renamed(state, VIT_NAMES))
+    load(mine.student.second, renamed(neck.patch_aggregation.state_dict(), [("", "")]))
+    mine.head.predict.load_state_dict(head.cls_head.state_dict())
+    images, ids = torch.randn(3, 3, 64, 64), torch.randint(codes, (3, 16))
+    mask = mine.corruption(images, torch.Generator().manual_seed(1))[1]
+    with torch.no_grad():
+        loss = mine.loss(mine.head(mine.student(images, mask), mask), ids, mask)
+        states = backbone(images, mask.view(3, 4, 4))
+        expected = sum(head.loss(*neck(states, rel_pos_bias=backbone.shared_rel_pos_bias), ids, mask))
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
 MASKFEAT_SIZE, MASKFEAT_PATCH, WIDTH = 224, 16, 48  # mmpretrain's HOG cuts any picture in 14 x 14 tokens
 
 

@@ -22,12 +22,12 @@ def both(ours, theirs, inputs):
 
 
 @pytest.mark.parametrize("pictures_at_a_time", [1, 2, 8])
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("biases", [0, 1, 5])
 @pytest.mark.parametrize("kept", [0, 1 << 20])
-def test_answers_and_gradients_are_those_of_torch(pictures_at_a_time, biased, kept, monkeypatch):
+def test_answers_and_gradients_are_those_of_torch(pictures_at_a_time, biases, kept, monkeypatch):
     monkeypatch.setattr(products, "KEPT", kept)
     monkeypatch.setattr(products, "CACHED", pictures_at_a_time * 8 * 2 * 7 * 9)
-    inputs = [drawn(5, 2, 7, 4), drawn(5, 2, 9, 4), drawn(5, 2, 9, 3)] + [drawn(1, 2, 7, 9)] * biased
+    inputs = [drawn(5, 2, 7, 4), drawn(5, 2, 9, 4), drawn(5, 2, 9, 3)] + [drawn(biases, 2, 7, 9)] * (biases > 0)
 
     def ours(query, key, value, bias=None):
         return Products.apply(query, key, value, bias, 0.3)
@@ -40,7 +40,7 @@ def test_answers_and_gradients_are_those_of_torch(pictures_at_a_time, biased, ke
     torch.testing.assert_close(gradients, expected)
 
 
-@pytest.mark.parametrize("mask", [None, (6, 6), (2, 6, 6), (1, 1, 6, 6)])
+@pytest.mark.parametrize("mask", [None, (6, 6), (2, 6, 6), (1, 1, 6, 6), (3, 1, 6, 6), (3, 2, 1, 6)])
 def test_within_the_mode_attention_is_computed_so_in_bfloat16(mask):
     inputs = [drawn(3, 2, 6, 4, dtype=torch.float32) for _ in range(3)] + ([drawn(*mask)] if mask else [])
 
@@ -60,7 +60,6 @@ def test_within_the_mode_attention_is_computed_so_in_bfloat16(mask):
 
 @pytest.mark.parametrize("other", [
     {"attn_mask": torch.tensor([[True, False], [True, True]])}, {"is_causal": True}, {"dropout_p": 0.5},
-    {"attn_mask": torch.zeros(3, 1, 2, 2)},
 ])
 def test_what_it_does_not_know_is_left_to_torch(other):
     inputs = [drawn(3, 2, 2, 4, dtype=torch.float32) for _ in range(3)]

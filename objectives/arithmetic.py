@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from objectives.objective import Objective
 
 COMPILERS = ("g++", "clang++", "c++")
-_BESIDE_NORM = 1e-6  # torch divides by the norm and this
 VARIANTS_OF_A_BLOCK = 64  # each rate of drop path and each width is a kernel of its own
 
 
@@ -96,14 +95,10 @@ def optimiser_wrapper(
 
 
 def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> None:
-    """torch's ``clip_grad_norm_``, which on a CPU leaves gradients alone that are short enough, instead of multiplying
-    each by 1.
-
-    Nothing is given back: mmengine would keep it as a number, for which a GPU is waited for at every step.
+    """torch's ``clip_grad_norm_``, without the norm: mmengine would keep it, as a number, for which it would wait for a
+    GPU at every step.
     """
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    if norm.is_cuda or not norm + _BESIDE_NORM <= max_norm:  # of NaN, too
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
 def hasten(objective: Objective, how: Arithmetic, sharded: bool = False) -> Callable[[], None]:

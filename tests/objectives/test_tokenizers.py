@@ -226,7 +226,7 @@ def test_two_path_loss_is_the_sum_of_both_cross_entropies():
         loss = TokenCrossEntropy()(head(student(images, mask), mask), ids, mask)
         x = net._pos_embed(torch.where(mask[..., None], student.mask_token, net.patch_embed(images)))
         states = [x := block(x) for block in net.blocks]
-        second = student.second(torch.cat([states[3][:, :1], states[2][:, 1:]], 1))
+        second = torch.nn.Sequential(*student.second)(torch.cat([states[3][:, :1], states[2][:, 1:]], 1))
         by_hand = 0.0
         for tokens in (states[3], second):
             logits = head.predict(net.norm(tokens)[:, 1:])

@@ -22,10 +22,12 @@ Conditions = dict[str, str]  # name -> value, canonical
 Declared = Callable[[Record], Mapping[str, Any] | None]  # the suite's settings of the head for a record's row
 
 HEAD, DATA, SEEN = "head settings", "test data", "pictures of pre-training"
+_RECIPE = "objective's"
 CHANGED = "changed head settings"  # in place of HEAD, where the suite's own are known: only what differs from them
 # Of ``config["pretraining"]``: what the suite gives, the same for all its rows but those whose options say otherwise.
 _OF_SUITE = ("model", "kwargs", "input_size", "batch_size", "fixed_crop", "decoder")
 _NOT_WITHOUT_TRAINING = frozenset({"batch_size", "fixed_crop", "decoder"})
+_OF_RECIPE = ("version", "slots", "optimiser", "crop")  # of it, too: what makes the objective, other in every row
 
 
 def conditions(record: Record, declared: Declared | None = None) -> Conditions:
@@ -51,6 +53,27 @@ def conditions(record: Record, declared: Declared | None = None) -> Conditions:
             if name in made and (trained or name not in _NOT_WITHOUT_TRAINING):
                 found[f"pre-training {name}"] = _canonical(made[name])
     return found
+
+
+def recipe(record: Record) -> Conditions:
+    """How the record's backbone was trained, which the seeds of one cell share; empty for weights from elsewhere."""
+    made = record.config.get("pretraining")
+    if record.weights is not None or not isinstance(made, dict):
+        return {}
+    return {f"{_RECIPE} {name}": _canonical(made[name]) for name in _OF_RECIPE if name in made}
+
+
+def prevailing(records: Sequence[Record]) -> Conditions:
+    """Of the recipes of some seeds the newest version's, of several of that the one that most have, then the latest."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(_canonical(recipe(record)), []).append(record)
+
+    def place(text: str) -> tuple[int, int, str]:
+        version = json.loads(text).get(f"{_RECIPE} version", "0")
+        return int(version) if version.isdecimal() else 0, len(found[text]), max(r.finished for r in found[text])
+
+    return json.loads(max(found, key=place))
 
 
 def shared(rows: Iterable[Sequence[tuple[Conditions, str]]]) -> Conditions:
@@ -84,14 +107,18 @@ def departures(found: Conditions, column: Conditions, whose: str = "the column's
 
 
 def _told(name: str, value: str, other: str, whose: str) -> str:
-    if name not in (HEAD, CHANGED):
+    ours, theirs = (json.loads(said) for said in (value, other)) if _told_by_key(name) else (None, None)
+    if not isinstance(ours, dict) or not isinstance(theirs, dict):
         return f"{_short(name, value)}, {whose} {_short(name, other)}"
-    ours, theirs = json.loads(value), json.loads(other)
     unset = "the suite's own" if name == CHANGED else "not set"
     return "; ".join(
         f"{key} {_value(ours, key, unset)}, {whose} {_value(theirs, key, unset)}"
         for key in sorted({*ours, *theirs}) if ours.get(key, ...) != theirs.get(key, ...)
     )
+
+
+def _told_by_key(name: str) -> bool:
+    return name in (HEAD, CHANGED) or name.startswith(_RECIPE)
 
 
 def _value(settings: dict[str, Any], key: str, unset: str) -> str:

@@ -18,8 +18,8 @@ what remains is the test items: random sign flips of the differences (:func:`sig
 column are corrected together (:func:`holm`).
 
 **Rank.** :func:`significant_ranks`: one more than the number of rows that are significantly better. Rows that no test
-separates therefore tie. Where nothing can be tested (one seed, no items) the numbers as shown decide:
-:func:`competition_ranks` (1, 2, 2, 4). Overlap of two intervals is no test of a difference.
+separates therefore tie. Where nothing can be tested (one seed, and no items or too few, :func:`enough_items`) the
+numbers as shown decide: :func:`competition_ranks` (1, 2, 2, 4). Overlap of two intervals is no test of a difference.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ PAIR_METHODS = {
 CORRECTION = "Holm over the column's pairs"
 LEVEL = 0.05  # of a significant difference, after the correction; the customary one
 RESAMPLES = 2000  # of the items: the 2.5 % quantile then wobbles by about 1 % of the interval's width
-FLIPS = 10_000  # random ones, where all 2^n are more than that: the least p value is 1e-4
+FLIPS = 10_000  # random ones at least, where all 2^n are more than that: the least p value is then 1e-4
+_FLIPS_A_PAIR = 40  # twice 1 / LEVEL: the least p value stays below LEVEL when it is multiplied by the number of pairs
+_MOST_FLIPS = 2**18  # enough for 114 rows
 _EXACT = 13  # items at most: 2^13 ≤ FLIPS
 FEWEST_ITEMS = 8  # fewer have too few distinct resamples for quantiles this far out
 MOST_RESAMPLED = 5000  # more items: the bootstrap's normal limit, which then differs by less than its own noise
@@ -288,14 +290,29 @@ def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
     return float(sign_flips(np.stack([values, np.zeros_like(values)], axis=1))[0, 1])
 
 
-def sign_flips(scores: np.ndarray) -> np.ndarray:
+def flips_of(items: int, pairs: int) -> int:
+    """How many sign flips test ``pairs`` pairs over so many items: all 2^n, or a random part of them."""
+    return 2**items if items <= _EXACT else min(_MOST_FLIPS, max(FLIPS, _FLIPS_A_PAIR * pairs))
+
+
+def enough_items(items: int, pairs: int) -> bool:
+    """Whether any of ``pairs`` differences, however large, can be significant after the correction for their number.
+
+    Two of all 2^n flips are at least as extreme as any difference; of random ones the observed one is.
+    """
+    least = 2 / 2**items if items <= _EXACT else 1 / (flips_of(items, pairs) + 1)
+    return least * pairs <= LEVEL
+
+
+def sign_flips(scores: np.ndarray, pairs: int = 1) -> np.ndarray:
     """p values of the sign-flip test for all pairs of columns.
 
-    All 2^n flips are tried where that is at most FLIPS, else FLIPS random ones, the same in every process; the observed
-    one is then counted among them, so that the p value is never too small (Phipson and Smyth 2010).
+    All 2^n flips are tried where that is few, else :func:`flips_of` random ones, the same in every process; the
+    observed one is then counted among them, so that the p value is never too small (Phipson and Smyth 2010).
 
     Args:
         scores: (n common items, k rows of a table), finite.
+        pairs: that are tested together, and for whose number the p values will be corrected.
 
     Returns:
         (k, k), symmetric, 1 on the diagonal and where two columns are equal.
@@ -307,27 +324,27 @@ def sign_flips(scores: np.ndarray) -> np.ndarray:
     scale = np.abs(centred).max(initial=0.0) or 1.0
     centred = centred / scale
     total = centred.sum(axis=0)  # (k,)
-    signs = _signs(n)
+    signs = _signs(n, flips_of(n, pairs))
     # A flipped sum of differences is the difference of two flipped sums: one product serves all pairs.
     flipped = np.concatenate([part @ centred for part in signs])  # (flips, k)
     p = np.ones((k, k))
     for i in range(k - 1):
         least = np.abs(total[i] - total[i + 1 :]) - 1e-9 * n  # equal sums may differ by rounding
         extreme = np.count_nonzero(np.abs(flipped[:, i, None] - flipped[:, i + 1 :]) >= least, axis=0)
-        p[i, i + 1 :] = extreme / len(flipped) if n <= _EXACT else (extreme + 1) / (FLIPS + 1)
+        p[i, i + 1 :] = extreme / len(flipped) if n <= _EXACT else (extreme + 1) / (len(flipped) + 1)
         p[i + 1 :, i] = p[i, i + 1 :]
     return p
 
 
-def _signs(n: int) -> Iterator[np.ndarray]:
-    """Signs (rows, n) of ±1 in pieces: all 2^n, or FLIPS random rows."""
+def _signs(n: int, count: int) -> Iterator[np.ndarray]:
+    """Signs (rows, n) of ±1 in pieces: all 2^n, or ``count`` random rows."""
     import numpy as np
 
     if n <= _EXACT:
         yield np.array(list(product((-1.0, 1.0), repeat=n)))
         return
     draw = np.random.default_rng(n)
-    left = FLIPS
+    left = count
     while left:
         rows = min(left, max(1, _CHUNK // n))
         yield draw.integers(0, 2, size=(rows, n), dtype=np.int8) * 2.0 - 1.0

@@ -33,7 +33,7 @@ from functools import cached_property
 from itertools import combinations, groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .comparable import Conditions, Declared, conditions, departures, shared
+from .comparable import Conditions, Declared, conditions, departures, prevailing, recipe, shared
 from .cost import RowCost, row_cost
 from .records import WARNINGS, InvalidRecord, Record, no_collection
 from .records import Cell as CellKey
@@ -45,6 +45,7 @@ from .statistics import (
     PAIR_METHODS,
     Summary,
     competition_ranks,
+    enough_items,
     holm,
     item_interval,
     mean_ranks,
@@ -329,7 +330,7 @@ class Table:
         told = f" A rank is 1 + the number of rows significantly better ({self.pair_method})." if tested else ""
         if all(tested[place] == count for place, count in pairs.items()):
             return told
-        nothing = "with one seed and no common test items nothing can be tested"
+        nothing = "with one seed, and no common test items or too few, nothing can be tested"
         return f"{told} The numbers as shown decide the other ranks: {nothing}." if tested else (
             f" The numbers as shown decide the ranks: {nothing}."
         )
@@ -554,7 +555,8 @@ def _alike(
 ) -> tuple[list[Record], str, list[tuple[Record, str]]]:
     """The records that make the cell's number, why it is not comparable (empty where it is), and those left out.
 
-    Seeds under the column's conditions count, else the largest set of seeds that agree with each other.
+    Seeds under the column's conditions count, else the largest set of seeds that agree with each other; of those the
+    seeds of the newest version of the objective, else of the recipe that most have.
     """
     if not counted:
         return [], "", []
@@ -562,7 +564,14 @@ def _alike(
     sizes = Counter(reason for _, reason in told)
     chosen = "" if "" in sizes else max(sizes, key=lambda reason: (sizes[reason], reason))
     others = [(record, reason or "the column's conditions") for record, reason in told if reason != chosen]
-    return [record for record, reason in told if reason == chosen], chosen, others
+    alike = [record for record, reason in told if reason == chosen]
+    own, kept = prevailing(alike), []
+    for record in alike:
+        if other := "; ".join(departures(recipe(record), own, "the cell's")):
+            others.append((record, other))
+        else:
+            kept.append(record)
+    return kept, chosen, others
 
 
 def _items(records: Sequence[Record], column: Column) -> np.ndarray | None:
@@ -662,20 +671,21 @@ def _seed_tests(drafts: Sequence[_Draft], competing: Sequence[int]) -> _Tests | 
 
 
 def _item_tests(drafts: Sequence[_Draft], competing: Sequence[int]) -> _Tests:
-    """The tests over items of the pairs scored on the same ones."""
+    """The tests over items of the pairs scored on the same ones, where those are enough to find any difference."""
     groups: dict[tuple[str | None, int], list[int]] = defaultdict(list)
     for i in competing:
         items = drafts[i].items
         if items is not None:
             groups[drafts[i].data, len(items)].append(i)
     found: _Tests = {}
+    pairs = sum(math.comb(len(members), 2) for members in groups.values())
     for (_, n), members in groups.items():
-        if len(members) < 2:
+        if len(members) < 2 or not enough_items(n, pairs):
             continue
         import numpy as np
 
         scores = np.stack([drafts[i].items for i in members], axis=1)  # (items, rows)
-        p, means = sign_flips(scores), scores.mean(axis=0)
+        p, means = sign_flips(scores, pairs), scores.mean(axis=0)
         for a, i in enumerate(members):
             for b in range(a + 1, len(members)):
                 found[i, members[b]] = (float(means[a] - means[b]), "items", n, float(p[a, b]))

@@ -142,3 +142,22 @@ def test_budgets_have_conditions_of_their_own(records, make_record):
 def test_conditions_of_nothing():
     assert shared([]) == {}
     assert departures({"test data": "x"}, {}) == ()
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"version": 1}, "objective's version: 1, the cell's 2"),
+    ({"optimiser": {"lr": 99, "clip": 3}}, "objective's optimiser: lr 99, the cell's 1"),
+    ({"slots": {"loss": "L1"}}, 'objective\'s slots: loss "L1", the cell\'s "MSE"'),
+])
+def test_seeds_trained_by_another_recipe_are_left_out_of_the_mean(make_record, changes, reason):
+    made = {"version": 2, "slots": {"loss": "MSE"}, "optimiser": {"lr": 1, "clip": 3}, "crop": {"flip": True}}
+    records = [make_record(50.0 + seed, seed=seed, config=config(made)) for seed in (0, 1)]
+    table = build([*records, make_record(90.0, seed=2, config=config({**made, **changes}))])
+    assert cell(table, "mae").text.startswith("50.50")
+    assert table.notes == (f"mae, classification.frozen, seed 2: left out of the mean: {reason}",)
+
+
+def test_the_newest_version_of_an_objective_counts(make_record):
+    records = [make_record(value, seed=seed, config=config({"version": version}))
+               for seed, (value, version) in enumerate([(10.0, 1), (20.0, 1), (30.0, 2)])]
+    assert cell(build(records), "mae").text == "30.00"

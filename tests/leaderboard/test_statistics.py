@@ -12,6 +12,8 @@ from leaderboard.statistics import (
     Summary,
     _within,
     competition_ranks,
+    enough_items,
+    flips_of,
     holm,
     item_interval,
     item_intervals,
@@ -289,3 +291,20 @@ def test_competition_ranks():
 def test_mean_ranks():
     assert mean_ranks({"a": [1, 2, None], "b": [2, 1, None], "c": [None, 3, None]}) == [1.5, 2.0, None]
     assert mean_ranks({}) == []
+
+
+def test_a_column_of_any_size_can_show_a_difference():
+    assert not enough_items(2, 1)
+    assert enough_items(6, 1)
+    assert not enough_items(6, 3)
+    for rows in (2, 26, 33, 60, 114):
+        pairs = rows * (rows - 1) // 2
+        assert enough_items(900, pairs)
+        assert pairs / (flips_of(900, pairs) + 1) <= 0.05
+    assert not enough_items(900, 10**6)
+
+
+def test_as_many_flips_as_the_pairs_need():
+    scores = np.random.default_rng(0).normal(size=(200, 34)) * 0.01 + np.arange(34)
+    p = sign_flips(scores, 34 * 33 // 2)
+    assert max(holm(p[np.triu_indices(34, 1)].tolist())) <= 0.05

@@ -330,7 +330,7 @@ def test_a_row_of_one_seed_is_tested_beside_rows_of_several(make_record):
 def test_the_legend_says_what_decides(make_record):
     plain = build([make_record(50.0, objective="a"), make_record(60.0, objective="b")])
     assert {name: cell.rank for name, cell in cells(plain).items()} == {"a": 2, "b": 1}
-    assert "The numbers as shown decide the ranks: with one seed and no common test items nothing" in plain.legend
+    assert "shown decide the ranks: with one seed, and no common test items or too few, nothing" in plain.legend
     assert "significantly" not in plain.legend
     items = [with_items(make_record, range(s, s + 20), name) for s, name in ((0, "a"), (9, "b"))]
     assert "with one seed a row, sign flips" in build(items).legend
@@ -433,3 +433,27 @@ def test_a_page_of_some_protocols_leaves_out_broken_records_of_others(monkeypatc
     made = make.built("embedded", "frozen")
     make.built.cache_clear()
     assert [column.id for column in made.columns] == ["classification.frozen"]
+
+
+def test_a_long_column_is_ranked_as_a_short_one(make_record):
+    """The least p value of the sign flips, times the number of pairs, must stay below the level."""
+    ranks = {}
+    for count in (5, 40):
+        records = [
+            make_record(float(level), objective=f"o{level:02}", items={"top1": (level + noise).tolist()})
+            for level, noise in ((n, np.random.default_rng(n).normal(size=60)) for n in range(count))
+            for noise in [noise - noise.mean()]
+        ]
+        table = build(records)
+        ranks[count] = sorted(found.cells["classification.frozen"].rank for found in table.rows)
+    assert ranks[5] == list(range(1, 6))
+    assert max(ranks[40]) > 30
+
+
+def test_two_items_test_nothing(make_record):
+    values = {"a": [10.0, 20.0], "b": [30.0, 50.0], "c": [20.0, 40.0]}
+    table = build([make_record(sum(v) / 2, objective=name, items={"top1": v}) for name, v in values.items()])
+    assert not table.comparisons
+    assert {found.objective: found.cells["classification.frozen"].rank for found in table.rows} == {
+        "b": 1, "c": 2, "a": 3}
+    assert "too few" in table.legend

@@ -416,7 +416,8 @@ class Execution:
         for left in folder.glob(".*.tmp"):
             left.unlink()
         started = time.time()
-        self.task_fingerprint(cell)  # of the data before the work, to be compared with that after it
+        weights = sha256(backbone)  # before the work, as of the data, to be compared with those after it
+        self.task_fingerprint(cell)
         section = data_module.section(cell.pretraining.suite, cell.task.name, self.root)
         job = Job(
             backbone=backbone, task=cell.task.name, protocol=cell.protocol, data=section, settings=cell.settings,
@@ -430,7 +431,10 @@ class Execution:
         except Exception as error:
             self._raise_if_hopeless(error)
             return self._record(cell, "failed", self._reason(error, folder), None, device, started)
-        if changed := self._changed(cell.task.name, section):
+        changed = self._changed(cell.task.name, section)
+        if sha256(backbone) != weights:
+            changed = f"{backbone} was trained anew while it was scored; run the command again"
+        if changed:
             return self._record(cell, "failed", changed, None, device, started)
         return self._record(cell, "ok", None, outcome, device, started, backbone)
 

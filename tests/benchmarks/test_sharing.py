@@ -241,3 +241,19 @@ def test_data_that_change_under_way_give_no_number(mini, cells, tmp_path, monkey
     _, (record,) = execute(tmp_path / "runs", tmp_path / "data", cells[:1])
     assert record.status == "failed"
     assert "changed while they were used" in record.reason
+
+
+def test_a_backbone_that_is_trained_anew_while_it_is_scored_gives_no_number(cells, mini, tmp_path, monkeypatch):
+    (cell,) = [cell for cell in cells if cell.task.name == "depth" and cell.pretraining.recipe.name == "mae"]
+    path = tmp_path / cell.pretraining.folder / "pretrain" / "backbone.safetensors"
+    evaluate = Execution.evaluate
+
+    def disturbed(self, job):
+        outcome = evaluate(self, job)
+        path.write_bytes(path.read_bytes()[:-1] + b"0")
+        return outcome
+
+    monkeypatch.setattr(Execution, "evaluate", disturbed)
+    (record,) = execute(tmp_path, mini, [cell])[1]
+    assert record.status == "failed"
+    assert "trained anew while it was scored" in record.reason

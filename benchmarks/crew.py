@@ -8,13 +8,12 @@ and the machine only, never from what is left to do: sums in another order are o
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -35,13 +34,33 @@ REPORT_EVERY = 0.2  # seconds between two reports of a worker
 LEAVE_WITHIN = 60.0  # seconds that an interrupted worker has for its last step and checkpoint
 
 
-def resolve_jobs(jobs: int | None, device: str) -> int:
-    """How many processes: as asked; else one on a GPU, on a CPU one a core as far as memory goes."""
+def resolve_jobs(jobs: int | None, device: str, gpu_memory: int | None = None) -> int:
+    """How many processes: as asked; else one a core as far as memory goes, on a GPU that of the device, too.
+
+    Args:
+        gpu_memory: bytes of the GPU that a process takes; None: all of it, however much that is. A small network keeps
+            a GPU as little busy as its processor can launch kernels; several processes fill it.
+    """
     if jobs is not None:
         return jobs
+    rooms = [cores(), available_memory() // MEMORY]
     if device.startswith("cuda"):
-        return 1
-    return max(1, min(cores(), available_memory() // MEMORY))
+        rooms.append(free_gpu_memory(device) // gpu_memory if gpu_memory else 1)
+    return max(1, min(rooms))
+
+
+def shared_gpu_memory(cells: Sequence[Cell]) -> int | None:
+    """What a process at work on one of the cells takes of a GPU; None where a suite does not know or is changed."""
+    own = {cell.pretraining.suite.gpu_memory for cell in cells}
+    changed = any(option.startswith("suite.") for cell in cells for option in cell.pretraining.variant)
+    return None if changed or None in own else max(own, default=None)
+
+
+def free_gpu_memory(device: str) -> int:
+    """Bytes."""
+    import torch
+
+    return torch.cuda.mem_get_info(torch.device(device))[0]
 
 
 def divide(cells: Sequence[Cell], jobs: int, of: int | None = None) -> Threads:
@@ -112,7 +131,7 @@ def _serve(pipe: Connection, execution: Execution) -> None:
     os.setpgrp()  # Ctrl-C reaches the command only, which then ends its workers
     signals.install()
     warnings.filterwarnings("ignore")  # as the command itself does
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    signals.leave_with_parent()  # no orphan goes on computing when the command was killed
     execution.reporter = Relay(pipe)  # type: ignore[assignment]
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # the command has left, or was told to
         while True:
@@ -126,14 +145,6 @@ def _check(execution: Execution, cells: Sequence[Cell]) -> Exception | None:
     except (RequestError, ObjectiveError) as error:
         return error
     return None
-
-
-def _leave_with_parent() -> None:
-    """No orphan goes on computing when the command was killed."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 @dataclass
@@ -175,18 +186,25 @@ class Crew(Executor):
         self._workers.clear()
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """See :meth:`Execution.check`; in a worker, so that this process stays small."""
+        """See :meth:`Execution.check`; in the workers, so that this process stays small, each a part of the rows."""
         if self._alone(cells):
             self.execution.check(cells)
             return
-        worker = self._start()
-        self._send(worker, list(cells))
-        while (answer := self._listen(worker)) is None:
-            pass
-        if isinstance(answer.result, WorkerLost):
-            raise RequestError(f"{answer.result}; nothing was begun yet") from answer.result
-        if answer.result is not None:
-            raise answer.result
+        of_row: dict[str, list[Cell]] = {}
+        for cell in cells:
+            of_row.setdefault(cell.pretraining.label, []).append(cell)
+        rows, jobs = list(of_row.values()), min(self.jobs, len(of_row))
+        parts = [rows[len(rows) * i // jobs : len(rows) * (i + 1) // jobs] for i in range(jobs)]
+        asked = [(self._start(), [cell for row in part for cell in row]) for part in parts]
+        for worker, part in asked:
+            self._send(worker, part)
+        for worker, _ in asked:
+            while (answer := self._listen(worker)) is None:
+                pass
+            if isinstance(answer.result, WorkerLost):
+                raise RequestError(f"{answer.result}; nothing was begun yet") from answer.result
+            if answer.result is not None:
+                raise answer.result
 
     def run(self, cells: Sequence[Cell]) -> list[Record]:
         """See :meth:`Execution.run`."""

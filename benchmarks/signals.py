@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from multiprocessing import connection, parent_process
 from types import FrameType
 
 from benchmarks.errors import EXIT_INTERRUPTED
@@ -25,3 +26,21 @@ def install() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+
+
+def ignore() -> None:
+    """In a helper process: whoever began it is told as well, and ends it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def leave_with_parent() -> None:
+    """In a process of multiprocessing: end when the one that began it has ended, however it did."""
+    parent = parent_process()
+    assert parent is not None
+
+    def leave() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()

@@ -67,6 +67,8 @@ class Suite:
         expected: per data section and part, how many pictures, lines or videos the whole set has.
         own_size: a Swin asked for as ``suite.model`` is pre-trained at the picture size that its name ends with, for
             which its windows are meant, unless ``suite.input_size`` says otherwise.
+        gpu_memory: bytes of a GPU, at most, that a process at work on this backbone takes, so that several may share
+            one; None: each has its own.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Suite:
     overrides: Sequence[Override] = ()
     expected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     own_size: bool = False
+    gpu_memory: int | None = None
 
     def settings_of(self, task: str, protocol: str, objective: str, budget: str = "default") -> dict[str, Any]:
         """The settings of a task and protocol for a backbone that ``objective`` trained for ``budget``.

@@ -206,10 +206,15 @@ class SimpleHeatmapHead(HeatmapHead):
 
 
 class _Labelled:
-    """Only people with at least one labelled key point; of a detector's boxes (which have no labels) all."""
+    """Only people with at least one labelled key point; of a detector's boxes (which have no labels) all.
+
+    Without their outlines, which no pose needs and mmengine would copy, number by number, with every sample.
+    """
 
     def load_data_list(self) -> list[dict]:
         rows = super().load_data_list()
+        for row in rows:
+            (row.get("raw_ann_info") or {}).pop("segmentation", None)
         return [row for row in rows if row["keypoints_visible"].any()]
 
 
@@ -307,6 +312,7 @@ def recipe(job: Job, chosen: dict) -> engine.Recipe:
         model={
             "type": "mmpose.TopdownPoseEstimator", **parts(job, chosen, codec, layout.count, scale),
             "data_preprocessor": common.preprocessor("mmpose.PoseDataPreprocessor"),
+            "train_cfg": {"compute_acc": False},  # of every step's key points, on the processor
             "test_cfg": {"flip_test": chosen["flip_test"], "flip_mode": "heatmap", "shift_heatmap": False},
         },
         train=dataset_of(job.data, "train", box + affine + target + pack),

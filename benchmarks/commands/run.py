@@ -167,9 +167,9 @@ class Means:
             from benchmarks.slurm_jobs import SlurmJobs
 
             return SlurmJobs(execution, where, self.jobs, cells)
-        from benchmarks.crew import Crew, resolve_jobs
+        from benchmarks.crew import Crew, resolve_jobs, shared_gpu_memory
 
-        return Crew(execution, resolve_jobs(self.jobs, resolve_device(self.device)), cells)
+        return Crew(execution, resolve_jobs(self.jobs, resolve_device(self.device), shared_gpu_memory(cells)), cells)
 
 
 def carry_out(

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,28 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": np.diff(edges).tolist()}
 
 
+@dataclass
+class Noted:
+    """What lists and annotation files have to say of what was written, and its hashes; by split and number."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    people: dict[str, dict[int, tuple[dict, dict]]] = field(default_factory=lambda: {"train": {}, "val": {}})
+    lists: dict[str, dict[int, str]] = field(default_factory=lambda: {"train": {}, "val": {}})
+    tracks: dict[str, dict[int, str]] = field(default_factory=lambda: {"training": {}, "testing": {}})
+
+    def add(self, other: Noted) -> None:
+        """Take over what another process has noted."""
+        self.digests |= other.digests
+        for mine, its in ((self.people, other.people), (self.lists, other.lists), (self.tracks, other.tracks)):
+            for split, entries in its.items():
+                mine[split] |= entries  # type: ignore[index]
+
+
 class Writer:
-    """Writes under ``root``, from several threads; ``close`` writes the lists and returns the hash of all."""
+    """Writes under ``root`` and notes what; ``close`` writes the lists of all that is noted and returns its hash."""
 
     def __init__(self, root: Path, size: int) -> None:
-        self.root, self.size = root, size
-        self.digests: dict[str, str] = {}
-        self.people: dict[str, dict[int, tuple[dict, dict]]] = {"train": {}, "val": {}}
-        self.lists: dict[str, dict[int, str]] = {"train": {}, "val": {}}
-        self.tracks: dict[str, dict[int, str]] = {"training": {}, "testing": {}}
+        self.root, self.size, self.noted = root, size, Noted()
 
     # -------------------------------------------------------------------------------------------- pictures
     def folders(self, split: str, count: int) -> None:
@@ -113,7 +127,7 @@ class Writer:
         names = f"rgb_{index:05d}.jpg", f"sync_depth_{index:05d}.png"
         _link(first, room / names[0])
         _png(room / names[1], millimetres)
-        self.lists[split][index] = " ".join(f"/{room.name}/{name}" for name in names)
+        self.noted.lists[split][index] = " ".join(f"/{room.name}/{name}" for name in names)
 
         facts: list[Any] = [split, index, still.shape]
         if still.figure is not None and still.joints is not None:
@@ -124,7 +138,7 @@ class Writer:
                 number = COCO_FIRST[split] + index
                 name = f"{number:012d}.jpg"
                 _link(first, self.root / "coco" / f"{split}2017" / name)
-                self.people[split][index] = (
+                self.noted.people[split][index] = (
                     {"license": 1, "file_name": name, "height": self.size, "width": self.size, "id": number},
                     {
                         "segmentation": run_lengths(mask), "num_keypoints": int((keypoints[:, 2] > 0).sum()),
@@ -137,7 +151,7 @@ class Writer:
         digest.update(label.tobytes())
         digest.update(millimetres.tobytes())
         digest.update(picture.tobytes())
-        self.digests[f"{split}/{index:06d}"] = digest.hexdigest()
+        self.noted.digests[f"{split}/{index:06d}"] = digest.hexdigest()
 
     def _keypoints(self, still: layout.Still, depth: np.ndarray, group: np.ndarray) -> np.ndarray:
         """COCO's (17, 3): column, row (hundredths of a pixel) and visibility; zeros outside the picture."""
@@ -167,10 +181,10 @@ class Writer:
         (folder / "groundtruth.txt").write_text("\n".join(lines) + "\n")
         (folder / "full_occlusion.txt").write_text(",".join(map(str, hidden)))
         (folder / "out_of_view.txt").write_text(",".join(map(str, away)))
-        self.tracks[split][index] = name
+        self.noted.tracks[split][index] = name
         digest = hashlib.sha256(json.dumps([name, lines, hidden, away]).encode())
         digest.update(pictures.tobytes())
-        self.digests[f"video/{split}/{index:06d}"] = digest.hexdigest()
+        self.noted.digests[f"video/{split}/{index:06d}"] = digest.hexdigest()
 
     # ---------------------------------------------------------------------------------------------- the end
     def close(self) -> str:
@@ -179,13 +193,13 @@ class Writer:
             self._coco(split)
             self._text(
                 self.root / "nyu" / "filenames" / "nyudepthv2" / f"{test}_list.txt",
-                [line for _, line in sorted(self.lists[split].items())],
+                [line for _, line in sorted(self.noted.lists[split].items())],
             )
         names = enumerate(SEGMENTATION_CLASSES, 1)
         self._text(self.root / "ade" / "objectInfo.txt", ["Idx\tName", *(f"{index}\t{name}" for index, name in names)])
-        for split, videos in self.tracks.items():
+        for split, videos in self.noted.tracks.items():
             self._text(self.root / "lasot" / f"{split}_set.txt", [name for _, name in sorted(videos.items())])
-        return hashlib.sha256(json.dumps(sorted(self.digests.items())).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(sorted(self.noted.digests.items())).encode()).hexdigest()
 
     @staticmethod
     def _text(path: Path, lines: Sequence[str]) -> None:
@@ -193,7 +207,7 @@ class Writer:
         path.write_text("".join(f"{line}\n" for line in lines))
 
     def _coco(self, split: str) -> None:
-        people = [entry for _, entry in sorted(self.people[split].items())]
+        people = [entry for _, entry in sorted(self.noted.people[split].items())]
         content = {
             "info": {"description": "Rendered scenes", "version": "1.0"},
             "licenses": [{"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],

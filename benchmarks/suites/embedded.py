@@ -16,6 +16,7 @@ suite = Suite(
     model="vit_tiny_patch16_224",  # timm's plain ViT class; the sizes below replace the name's
     kwargs={"img_size": 64, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4},
     input_size=64,
+    gpu_memory=2 * 2**30,  # UNVERIFIED: an estimate, no GPU was at hand
     batch_size=32,  # at these budgets steps count for more than the batch: same pictures, lower loss than with 64
     budgets={"default": 12_000, "long": 64_000, "longest": 640_000},
     fixed_crop=True,

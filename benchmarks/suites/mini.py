@@ -14,6 +14,7 @@ suite = Suite(
     model="vit_tiny_patch16_224",  # timm's plain ViT class; the sizes below replace the name's
     kwargs={"img_size": 64, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4},
     input_size=64,
+    gpu_memory=4 * 2**30,  # UNVERIFIED: an estimate, no GPU was at hand
     batch_size=32,
     budgets={"default": 40_000, "long": 160_000, "short": 7_500},
     fixed_crop=False,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import crew as crew_module
-from benchmarks.crew import Crew, divide, resolve_jobs
+from benchmarks import suite as suites
+from benchmarks.crew import Crew, divide, resolve_jobs, shared_gpu_memory
 from benchmarks.errors import RequestError
 from benchmarks.execute import Threads
 from benchmarks.plan import Request, plan
@@ -50,6 +51,10 @@ def test_jobs_follow_from_cores_and_memory(monkeypatch):
     assert resolve_jobs(None, "cpu") == 4
     assert resolve_jobs(None, "cuda") == 1
     assert resolve_jobs(3, "cpu") == 3
+    monkeypatch.setattr(crew_module, "free_gpu_memory", lambda device: 7 * 2**30)
+    assert resolve_jobs(None, "cuda", 2 * 2**30) == 3
+    assert resolve_jobs(None, "cuda", 2**30) == 4
+    assert resolve_jobs(None, "cuda", 2**34) == 1
     monkeypatch.setattr(crew_module, "available_memory", lambda: 2**30)
     assert resolve_jobs(None, "cpu") == 1
 
@@ -165,3 +170,10 @@ def test_a_worker_that_dies_in_the_check_is_one_line(trial, tmp_path):
         Crew(trial(tmp_path, tmp_path, "cpu", reporter=Shown()), 2, asked) as crew,
     ):
         crew.check(asked)
+
+
+def test_a_gpu_is_shared_where_the_suite_says_what_a_process_takes():
+    assert shared_gpu_memory(cells(["mae"])) == suites.get("embedded").gpu_memory
+    assert shared_gpu_memory(plan(Request(["mae"], ["depth"], "paper"))) is None
+    larger = plan(Request(["mae"], ["depth"], "embedded", options=["suite.kwargs.embed_dim=768"]))
+    assert shared_gpu_memory(larger) is None

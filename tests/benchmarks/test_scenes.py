@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import platform
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -447,3 +449,23 @@ def test_threads_of_torch_are_left_as_they_were(tmp_path):
     scenes.prepare(tmp_path / "scenes", TINY, lambda stage, done, total: stages.append((stage, done, total)))
     assert torch.get_num_threads() == before
     assert ("val pictures", 1, 1) in stages
+
+
+def test_processes_render_what_one_thread_does(tmp_path, monkeypatch):
+    alone = scenes.prepare(tmp_path / "alone", TINY)
+    monkeypatch.setattr(production, "FEW", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    seen = []
+    assert scenes.prepare(tmp_path / "together", TINY, lambda *told: seen.append(told)) == alone
+    assert seen[-1][1:] == (TINY.videos_test, TINY.videos_test)
+
+
+def test_a_killed_process_is_one_line(tmp_path, monkeypatch):
+    class Killed(Future):
+        def result(self, timeout=None):
+            raise BrokenProcessPool("killed")
+
+    monkeypatch.setattr(production, "as_completed", lambda work: [Killed()])
+    with pytest.raises(scenes.SceneError, match="was killed; out of memory"):
+        scenes.prepare(tmp_path / "scenes", TINY)
+    assert not (tmp_path / "scenes").exists()

@@ -35,6 +35,7 @@ from objectives.pretrain import parameter_groups
 
 CEILING_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the ceiling
 CEILING_SECONDS = 2.0  # that a product may take; a processor that computes bf16 by conversion gets smaller matrices
+PRODUCTS = {"cpu": 1, "cuda": 20}  # of a turn, one after the other: a GPU's takes a millisecond
 CLASSES = 10  # labels of the random pictures
 BATCHES = 4  # different batches of pictures that are at hand
 MASKS = 16  # batches of masks that mmpretrain is given: its workers draw them, beside the step; ours draws in the step
@@ -143,7 +144,7 @@ def ours(pretraining: Pretraining, batch: int, how: Arithmetic, device: torch.de
     labels, index = _pinned(torch.randint(0, CLASSES, (batch,)), device), _pinned(torch.arange(batch), device)
     batches = [{"images": pictures, "labels": labels, "index": index} for pictures in _pictures(batch, side, device)]
     return Contestant(
-        _label(pretraining), OURS, how, objective, optimiser, batches, lambda step: objective.begin_step(0, step),
+        label(pretraining), OURS, how, objective, optimiser, batches, lambda step: objective.begin_step(0, step),
         lambda step: objective.after_step(step + 1), device,
     )
 
@@ -192,11 +193,11 @@ def peer(pretraining: Pretraining, batch: int, precision: str, device: torch.dev
         chosen = pictures[number % BATCHES]
         batches.append({"inputs": [chosen] * views if views > 1 else chosen, "data_samples": samples()})
     return Contestant(
-        _label(pretraining), PEER, Arithmetic(precision), model, optimiser, batches, _nothing, _nothing, device
+        label(pretraining), PEER, Arithmetic(precision), model, optimiser, batches, _nothing, _nothing, device
     )
 
 
-def _label(pretraining: Pretraining) -> str:
+def label(pretraining: Pretraining) -> str:
     """The objective and what of it differs from its recipe; the suite's sizes stand in the record."""
     differs = [f"{key}={value}" for key, value in pretraining.variant.items() if not key.startswith("suite.")]
     return " ".join([pretraining.recipe.name, *differs])
@@ -228,7 +229,7 @@ def wait(device: torch.device) -> None:
 
 def ceiling(device: torch.device, precision: str) -> Callable[[], float]:
     """A turn of the matrix product; returns operations per second."""
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    dtype, count = torch.float32 if precision == "fp32" else torch.bfloat16, PRODUCTS[device.type]
 
     def of(side: int) -> Callable[[], float]:
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -236,9 +237,10 @@ def ceiling(device: torch.device, precision: str) -> Callable[[], float]:
         def turn() -> float:
             wait(device)
             started = time.perf_counter()
-            torch.mm(a, b)
+            for _ in range(count):
+                torch.mm(a, b)
             wait(device)
-            return 2 * side**3 / (time.perf_counter() - started)
+            return 2 * count * side**3 / (time.perf_counter() - started)
 
         turn()  # chooses its kernel
         return turn
@@ -287,6 +289,7 @@ def measure(
         turns: how often each has its turn.
     """
     device = contestants[0].device
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # as pre-training has it
     products = {name: ceiling(device, name) for name in dict.fromkeys(c.how.precision for c in contestants)}
     flops, memory, fetching = [], [], []
     for contestant in contestants:  # the first steps warm up, too, and compile

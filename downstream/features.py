@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from downstream.task import Job
 
 EXTRACT_BATCH = 64
 LARGE = 4096  # bytes of a tensor that is worth a place on the disk
+SHARE = 0.25  # of a GPU's free memory that features may take: other processes may be at work on it, too
 
 Maps = tuple[Tensor, ...]
 
@@ -43,7 +44,8 @@ class CachedFeatures(Dataset):
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:  # torch fetches a whole batch by this name
         rows = self.rows[torch.as_tensor(indices)]
-        return {"inputs": tuple(m[rows] for m in self.maps), "data_samples": [self.samples[i] for i in rows.tolist()]}
+        inputs = tuple(m[rows.to(m.device, non_blocking=True)] for m in self.maps)
+        return {"inputs": inputs, "data_samples": [self.samples[i] for i in rows.tolist()]}
 
     def part(self, indices: Sequence[int]) -> CachedFeatures:
         """A part of it; nothing is copied."""
@@ -99,15 +101,17 @@ class Pass(nn.Module):
 
 
 class PassPreprocessor(BaseDataPreprocessor):
-    """Stands in for the model's preprocessor: maps and samples are only moved to the device."""
+    """Stands in for the model's preprocessor: maps and their samples are moved to the device, unless they lie there."""
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        return self.cast_data(data)
+        return data if lie_on(self.device, data["inputs"]) else self.cast_data(data)
 
-    def cast_data(self, data: Any) -> Any:
-        if isinstance(data, BaseDataElement):  # copied by .to() even where it lies there already
-            return data if self.device.type == "cpu" else data.to(self.device)
-        return super().cast_data(data)
+
+def lie_on(device: torch.device, tensors: Iterable[Tensor]) -> bool:
+    """Whether all are there already. mmengine would copy each of their samples nonetheless, which costs more than a
+    step of a small head.
+    """
+    return all(tensor.device.type == device.type for tensor in tensors)
 
 
 def stand_in(model: BaseModel, job: Job) -> tuple[nn.Module, nn.Module]:
@@ -134,8 +138,9 @@ def cache(model: BaseModel, data: Dataset, job: Job, workers: int, limit_mb: flo
     What a neck does without being trained (its method ``fixed``: the mean over the picture) is done here, once.
 
     Args:
-        limit_mb: MiB of features and samples that are kept in memory; more lie in files below the job's folder, which
-            have no name and go with the process, however it ends.
+        limit_mb: MiB of features and samples that are kept in memory, on a GPU in its own as far as :data:`SHARE` of
+            what is free there goes; more lie in files below the job's folder, which have no name and go with the
+            process, however it ends.
 
     Raises:
         OSError: the disk has no room for them.
@@ -144,16 +149,18 @@ def cache(model: BaseModel, data: Dataset, job: Job, workers: int, limit_mb: flo
     kept: list[Tensor] = []
     samples: list[Any] = []
     disk: SamplesOnDisk | None = None
-    done = 0
+    place, done = torch.device("cpu"), 0
     for batch, found in each_batch(model, data, job, workers):
-        batch = tuple(x.cpu() for x in fixed(batch))
-        found = [sample.to("cpu") for sample in found]
+        batch = fixed(batch)
         if not done:
             each = sum(x[0].nbytes for x in batch) + sum(value.nbytes for *_, value in _tensors(found[0]))
             disk = SamplesOnDisk(job.work_dir) if each * len(data) > limit_mb * 2**20 else None
-            kept = [_room((len(data), *x.shape[1:]), job.work_dir if disk else None) for x in batch]
+            place = batch[0].device if not disk and each * len(data) < _free(batch[0].device) else place
+            kept = [_room((len(data), *x.shape[1:]), job.work_dir if disk else None, place) for x in batch]
         for all_of_it, part in zip(kept, batch, strict=True):
             all_of_it[done : done + len(found)] = part
+        if place.type != batch[0].device.type:
+            found = [sample.to(place) for sample in found]
         for sample in found if disk else ():
             disk.take(sample)
         samples += found
@@ -163,10 +170,15 @@ def cache(model: BaseModel, data: Dataset, job: Job, workers: int, limit_mb: flo
     return CachedFeatures(kept, samples)
 
 
-def _room(shape: tuple[int, ...], folder: Path | None) -> Tensor:
-    """Float32 in memory, or in a file of ``folder`` without a name."""
+def _free(device: torch.device) -> float:
+    """Bytes that features may take on a device; a processor's memory is bounded by the settings alone."""
+    return SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
+
+
+def _room(shape: tuple[int, ...], folder: Path | None, device: torch.device) -> Tensor:
+    """Float32 in a device's memory, or in a file of ``folder`` without a name."""
     if folder is None:
-        return torch.empty(shape)
+        return torch.empty(shape, device=device)
     with tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * 4)  # a full disk: an error here, no crash later
         return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))  # type: ignore[call-overload]

@@ -23,6 +23,8 @@ from downstream.watch import Watch
 
 OPTIMISERS = ("AdamW", "SGD", "LARS")
 SCHEDULES = ("cosine", "poly", "steps", "rise_fall")
+# of mmengine's default ones; runtime_info would ask the device for each loss at every step, and keep them all
+NO_HOOKS = dict.fromkeys(("logger", "timer", "checkpoint", "sampler_seed", "runtime_info"))
 _LAST = ("norm.", "fc_norm.", "rel_pos_bias.", "shared_rel_pos.")  # of a backbone: what learns as fast as the head
 _TABLES = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
 
@@ -184,5 +186,5 @@ def places(job: Job, stage: str) -> dict[str, Any]:
         # each process augments for itself
         "randomness": {"seed": job.seed, "diff_rank_seed": get_world_size() > 1}, "log_level": "ERROR",
         "default_scope": DefaultScope.get_current_instance().scope_name,
-        "default_hooks": {"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
+        "default_hooks": NO_HOOKS,
     }

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.optim import OptimWrapper
-from torch import nn
+from timm.layers import DropPath
+from torch import Tensor, nn
 
 from objectives.machine import multiplies_bf16
 from objectives.products import AttentionByProducts
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from objectives.objective import Objective
 
 COMPILERS = ("g++", "clang++", "c++")
-VARIANTS_OF_A_BLOCK = 64  # each rate of drop path and each width is a kernel of its own
+VARIANTS_OF_A_BLOCK = 64  # each width is a kernel of its own
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
     """Let ``torch.compile`` make the kernels of every transformer block, in place; returns how many blocks there are.
 
     The weights keep their names. Blocks of a kind share their kernels, so that a deep network compiles no longer than
-    a shallow one; shapes are static.
+    a shallow one; shapes are static. So do blocks that differ in the rate of their drop path alone.
 
     Args:
         backend: of ``torch.compile``; "inductor" makes kernels, others only trace.
@@ -133,6 +134,9 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
     torch._dynamo.config.recompile_limit = max(VARIANTS_OF_A_BLOCK, torch._dynamo.config.recompile_limit)
     blocks = _blocks(model)
     for block in blocks:
+        for name, part in block.named_children():
+            if type(part) is DropPath:
+                setattr(block, name, _DropPath(part).to(next(block.parameters()).device))
         block.compile(dynamic=False, backend=backend)
     return len(blocks)
 
@@ -141,6 +145,28 @@ def release_blocks(model: nn.Module) -> None:
     """Undo :func:`compile_blocks`: what follows the training sees other shapes, for which compiling does not pay."""
     for block in _blocks(model):
         block._compiled_call_impl = None
+        for name, part in block.named_children():
+            if isinstance(part, _DropPath):
+                setattr(block, name, part.replaced[0])
+
+
+class _DropPath(nn.Module):
+    """timm's, with its rate in a tensor: a number would be part of the kernels, and each rate compiled for itself."""
+
+    def __init__(self, replaced: DropPath) -> None:
+        super().__init__()
+        self.replaced = (replaced,)  # no child of it
+        kept = 1.0 - replaced.drop_prob
+        self.register_buffer("kept", torch.tensor(kept), persistent=False)
+        scale = 1.0 / kept if replaced.scale_by_keep and kept else 1.0
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+        self.train(replaced.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        draws = torch.rand((len(x), *[1] * (x.ndim - 1)), dtype=torch.float32, device=x.device)
+        return x * ((draws < self.kept) * self.scale).to(x.dtype)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from objectives.backbone import FORMAT, create_backbone, foreign
 from objectives.files import contents
-from objectives.precision import exact
+from objectives.precision import brief
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 from objectives.teacher import Teacher
@@ -141,7 +141,7 @@ class FrozenNetwork(Teacher):
 
     @torch.no_grad()
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        with exact(images.device):  # the same whether a target is computed at each step or once for the cache
+        with brief(images.device):
             if images.device.type == "cpu":
                 return torch.cat([self._tokens(part) for part in images.split(CPU_BATCH)])
             return self._tokens(images)

@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from objectives.precision import sent
+
 
 def places_of(mask: Tensor, hidden: int | None = None) -> tuple[Tensor, Tensor]:
     """Masks (B, L), True where hidden -> places of the V visible tokens (B, V) and of the others (B, L - V), rising.
@@ -60,5 +62,5 @@ def area_resize(images: Tensor, size: int) -> Tensor:
 
     The products are faster than torch's own on a CPU, above all backwards, and deterministic on a GPU.
     """
-    matrix = _area_matrix(images.shape[-1], size).to(images)
+    matrix = sent(_area_matrix(images.shape[-1], size), images.device).to(images.dtype)
     return matrix @ images @ matrix.T

@@ -41,7 +41,8 @@ from objectives.teacher import Progress
 from objectives.tokenizer import SEED
 from objectives.waiting import Waiting
 
-CHECKPOINT_EVERY = 100  # steps; a kill costs at most these
+CHECKPOINT_EVERY = 100  # steps between checkpoints, or more where they would take more of the time than
+CHECKPOINT_SHARE = 0.02  # this: on a quick GPU a large network's 100 steps take as long as some ten checkpoints
 LOSS_EVERY = 10  # steps between looks at the loss: reading it waits for the device
 DIVERGED = "diverged.safetensors"
 COUNTED = 4096  # pictures, at most, over which a tokenizer's use of its codes is counted
@@ -120,6 +121,7 @@ class _Steps(Hook):
         self.rows: list[dict[str, float]] = []
         self.lr = 0.0  # of the step being made
         self.loss = math.nan  # the last one that was looked at
+        self.saved = time.monotonic(), 0.0  # when the last checkpoint was there, and the seconds that it took
         self.recent: deque[tuple[int, Tensor, float, Tensor]] = deque(maxlen=LOSS_EVERY)  # step, loss, lr, pictures
 
     def before_train(self, runner: Runner) -> None:
@@ -156,7 +158,7 @@ class _Steps(Hook):
             self.rows.append(row)
             self.job.progress(f"pretrain loss {loss:.4f}", step, self.job.steps)
         stop = processes.anywhere(self.signals.asked) and step < self.job.steps
-        if stop or (step % CHECKPOINT_EVERY == 0 and step < self.job.steps):
+        if stop or (step % CHECKPOINT_EVERY == 0 and step < self.job.steps and processes.anywhere(self._due())):
             self._check_losses()
             self._save(runner, step)
         if stop:
@@ -182,7 +184,13 @@ class _Steps(Hook):
         self.loss = losses[-1]
         self.recent.clear()
 
+    def _due(self) -> bool:
+        """Whether the time since the last checkpoint has earned another one."""
+        since, took = self.saved
+        return time.monotonic() - since >= took / CHECKPOINT_SHARE
+
     def _save(self, runner: Runner, step: int) -> None:
+        started = time.monotonic()
         state = {
             **parallel.state(runner.model, runner.optim_wrapper),
             "schedulers": [s.state_dict() for s in runner.param_schedulers], "step": step, "rows": self.rows,
@@ -190,6 +198,7 @@ class _Steps(Hook):
         }
         if is_main_process():
             checkpoint.save(self.job.folder, step, state)
+        self.saved = time.monotonic(), time.monotonic() - started
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -397,7 +406,8 @@ def _train(
     scratch = job.folder / "mmengine"
     share = job.batch_size // get_world_size()
     reading = chosen(
-        share, objective.view, job.cut, job.seed, job.device, torch.get_num_threads(), available_memory()
+        share, objective.view, job.cut, job.seed, job.device, torch.get_num_threads(), available_memory(),
+        isinstance(pictures, Pictures),
     )
     runner = _Runner(
         model=model, launcher="pytorch" if is_distributed() else "none", work_dir=str(scratch),
@@ -413,6 +423,7 @@ def _train(
     with signals, processes.sharing(share):
         runner.train()
     as_usual()
+    torch.backends.cudnn.benchmark = False  # as env_cfg found it: what this process does next has other shapes
     if is_main_process():
         shutil.rmtree(scratch, ignore_errors=True)
     return parallel.gathered(model, objective, lambda: build(job, pictures)), steps.rows, steps.started
@@ -430,8 +441,11 @@ def _cache_targets(objective: Objective, job: PretrainJob, pictures: Source) -> 
     count = len(pictures)
     if not (teacher.cacheable and job.fixed_crop) or job.images_seen < count * flips:
         return {}
-    key = json.dumps([pictures.fingerprint, job.slots["teacher"], objective.view, asdict(objective.geometry), flips,
-                      teacher.fingerprint()], sort_keys=True, default=str)
+    facts = [pictures.fingerprint, job.slots["teacher"], objective.view, asdict(objective.geometry), flips,
+             teacher.fingerprint()]
+    if torch.device(job.device).type != "cpu":  # whose teachers compute in another type
+        facts.append(torch.device(job.device).type)
+    key = json.dumps(facts, sort_keys=True, default=str)
     path = job.cache / f"targets-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors" if job.cache else None
     if path is not None and path.is_file():
         objective.targets = load_file(path)["targets"]

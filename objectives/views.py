@@ -60,7 +60,7 @@ def draw_boxes(
 
 def grey_of(x: Tensor) -> Tensor:
     """Pixels (B, 3, H, W) in [0, 1] -> luma (B, 1, H, W)."""
-    return (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (x * sent(torch.tensor(LUMA), x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def rotate_hue(x: Tensor, turn: Tensor) -> Tensor:
@@ -160,8 +160,8 @@ class TwoViews(Corruption):
         """One augmented crop of each picture: (B, 3, V, V) -> (B, 3, size, size), both ImageNet-normalised."""
         count = len(images)
         x = crop(images, draw_boxes(count, scale, self.ratio, self.flip, generator), size)
-        mean = x.new_tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1)
-        std = x.new_tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1)
+        mean, std = (sent(torch.tensor(values), x.device).view(1, 3, 1, 1)
+                     for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
         x = (x * std + mean).clamp(0, 1)
         # always all of them: an option changes no other draw
         draws = draw(lambda number: torch.rand(number, 9, generator=generator), count)

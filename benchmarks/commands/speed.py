@@ -138,9 +138,11 @@ def speed(
         else:
             record = _side_by_side(
                 [plans] if together else [[plan] for plan in plans], count, precisions, ways, peer, place, steps, turns,
-                reporter)
+                reporter, output)
     if not _kept(record, output, output_format):
         _print(record)
+    if record.get("failed"):
+        raise typer.Exit(1)
 
 
 def _plans(objective: str, suite: str, options: list[str]) -> list[Pretraining]:
@@ -164,34 +166,52 @@ def _computing(precision: str, way: str, place: torch.device) -> Arithmetic:
 
 def _side_by_side(
     groups: Sequence[Sequence[Pretraining]], batch: int, precisions: Sequence[str], ways: Sequence[str], peer: str,
-    place: torch.device, steps: int, turns: int, reporter: Reporter,
+    place: torch.device, steps: int, turns: int, reporter: Reporter, output: Path | None,
 ) -> dict[str, Any]:
     """One group after the other, so that no more than one of them fills the memory; its objectives take turns, each
-    beside its peer."""
+    beside its peer. After each of them the record so far is kept; one that fails is named in it, and the rest goes on.
+
+    Raises:
+        RequestError: none could be timed.
+    """
     from benchmarks import speed as timing
 
-    speeds, ratios, tops = [], [], {}
+    speeds, ratios, tops, failed, record = [], [], {}, {}, {}
     without = _without_peer([plan for group in groups for plan in group], peer) if peer else {}
     for group in groups:
         contestants = []
-        for plan in group:
-            contestants += [
-                timing.ours(plan, batch, _computing(precision, way, place), place)
-                for precision in precisions for way in ways
-            ]
-            if not peer:
-                continue
-            if plan.label in without:
-                reporter.say(f"{plan.label}: timed alone: {without[plan.label]}")
-            else:
-                contestants += [timing.peer(plan, batch, precision, place) for precision in precisions]
-        rows, pairs, top = timing.measure(contestants, batch, steps, turns, reporter)
+        try:
+            for plan in group:
+                contestants += [
+                    timing.ours(plan, batch, _computing(precision, way, place), place)
+                    for precision in precisions for way in ways
+                ]
+                if not peer:
+                    continue
+                if plan.label in without:
+                    reporter.say(f"{plan.label}: timed alone: {without[plan.label]}")
+                else:
+                    contestants += [timing.peer(plan, batch, precision, place) for precision in precisions]
+            rows, pairs, top = timing.measure(contestants, batch, steps, turns, reporter)
+        except RequestError:
+            raise
+        except Exception as error:  # of memory, a compiler, or a kernel that this device does not have
+            name = ", ".join(map(timing.label, group))
+            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reporter.say(f"{name}: not timed: {failed[name]}")
+            rows, pairs, top = [], [], {}
         speeds += rows
         ratios += pairs
         tops |= top
         del contestants
         gc.collect()
-    return timing.record(speeds, ratios, tops, groups[0][0], batch, str(place), steps, turns)
+        if speeds:
+            record = {**timing.record(speeds, ratios, tops, groups[0][0], batch, str(place), steps, turns),
+                      **({"failed": failed} if failed else {})}
+            _keep(record, output)
+    if not record:
+        raise RequestError(f"bench speed: nothing could be timed: {'; '.join(failed.values())}")
+    return record
 
 
 def _without_peer(plans: Sequence[Pretraining], peer: str) -> dict[str, str]:
@@ -220,6 +240,9 @@ def _print(record: dict[str, Any]) -> None:
     """The record's tables, and what they were measured with."""
     from tabulate import tabulate
 
+    for name, reason in record.get("failed", {}).items():
+        print(f"{name}: not timed: {reason}")
+
     for part in ("rows", "ratios"):
         if record.get(part):
             print(tabulate(record[part], headers="keys", tablefmt="simple"))
@@ -236,14 +259,18 @@ def _print(record: dict[str, Any]) -> None:
 
 def _kept(record: dict[str, Any], output: Path | None, output_format: str) -> bool:
     """Write the record where it is to be kept; whether it was printed as JSON."""
-    text = json.dumps(record, indent=1)
+    _keep(record, output)
+    if output_format == "json":
+        print(json.dumps(record, indent=1))
+    return output_format == "json"
+
+
+def _keep(record: dict[str, Any], output: Path | None) -> None:
+    """Write the record where it is to be kept."""
     if output is not None:
         from leaderboard.render import write_text
 
-        write_text(output, text + "\n")
-    if output_format == "json":
-        print(text)
-    return output_format == "json"
+        write_text(output, json.dumps(record, indent=1) + "\n")
 
 
 def _speed_of_reading(

@@ -79,9 +79,9 @@ def follow(
                     "data_samples": [make_sample(samples[index]) for index in active],
                 }
             )
-            for index, window, sample in zip(active, windows, found, strict=True):
-                corners = sample.pred_instances.bboxes[0].double().cpu().numpy()
-                box = picture_box(corners, window)
+            corners = torch.cat([sample.pred_instances.bboxes for sample in found]).double().cpu().numpy()
+            for index, window, own in zip(active, windows, corners, strict=True):
+                box = picture_box(own, window)
                 kept = keep_inside(damped(box, boxes[index][-1], size_rate), sizes[index], smallest)
                 boxes[index].append(boxes[index][-1] if kept is None else kept)
             done += len(active)

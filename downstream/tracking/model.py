@@ -21,6 +21,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from downstream.features import lie_on
 from downstream.task import TaskError
 
 Inputs = dict[str, Tensor]
@@ -28,7 +29,8 @@ Inputs = dict[str, Tensor]
 
 @ROOT_MODELS.register_module()  # BaseModel looks for preprocessors there
 class PairPreprocessor(BaseDataPreprocessor):
-    """Moves a batch to the device and turns uint8 crops into ``(crop - mean) / std``; features pass untouched.
+    """Moves a batch to the device, unless it lies there, and turns uint8 crops into ``(crop - mean) / std``; features
+    pass untouched.
 
     Args:
         mean, std: per channel R, G, B on the scale 0…255.
@@ -40,7 +42,8 @@ class PairPreprocessor(BaseDataPreprocessor):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        data = self.cast_data(data)
+        if not lie_on(self.device, data["inputs"].values()):
+            data = self.cast_data(data)
         inputs = {
             name: (value.float() - self.mean) / self.std if value.dtype == torch.uint8 else value.float()
             for name, value in data["inputs"].items()

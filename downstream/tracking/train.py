@@ -11,7 +11,7 @@ import torch
 from mmengine.dataset import default_collate
 from torch.utils.data import DataLoader, Dataset
 
-from downstream.optimise import PlacedRunner
+from downstream.optimise import NO_HOOKS, PlacedRunner
 from downstream.tracking.model import SingleObjectTracker
 from downstream.tracking.pairs import FeatureDataset, PairDataset
 from downstream.watch import Watch
@@ -24,16 +24,16 @@ Report = Callable[[int, int], None]
 def extract(
     model: SingleObjectTracker, pairs: PairDataset, batch_size: int, report: Report, num_workers: int = 0
 ) -> FeatureDataset:
-    """Runs the backbone once over all pairs; features are kept on the CPU in single precision."""
+    """Runs the backbone once over all pairs; features are kept where it lies, in single precision."""
     model.eval()
     features: dict[str, list[torch.Tensor]] = {"template": [], "search": []}
     samples = []
     loader = DataLoader(pairs, batch_size, collate_fn=default_collate, num_workers=num_workers)
     for number, batch in enumerate(loader, 1):
-        inputs = model.data_preprocessor(batch)["inputs"]
+        batch = model.data_preprocessor(batch)
         for part, kept in features.items():
-            kept.append(model.extract_feat(inputs[part]).float().cpu())
-        samples.extend(sample.to("cpu") for sample in batch["data_samples"])
+            kept.append(model.extract_feat(batch["inputs"][part]).float())
+        samples += batch["data_samples"]
         report(number, len(loader))
     return FeatureDataset((torch.cat(features["template"]), torch.cat(features["search"])), samples)
 
@@ -82,7 +82,7 @@ def optimise(
         randomness={"seed": seed},
         log_level="ERROR",
         default_scope="mmdet",
-        default_hooks={"logger": None, "timer": None, "checkpoint": None, "sampler_seed": None},
+        default_hooks=NO_HOOKS,
         train_dataloader={
             "dataset": dataset, "batch_size": batch_size, "num_workers": num_workers, "drop_last": True,
             "persistent_workers": num_workers > 0,

@@ -41,18 +41,22 @@ class Reading:
 
 
 def chosen(
-    batch: int, size: int, crop: Crop | None, seed: int, device: str, cores: int, free_memory: int
+    batch: int, size: int, crop: Crop | None, seed: int, device: str, cores: int, free_memory: int,
+    in_memory: bool = False,
 ) -> Reading:
     """Workers and prefetch for a machine.
 
     On a GPU one core is the training's and the others read. On a CPU the training has all cores: it reads by
     itself with as many threads, while no step is made, because processes beside it would only slow each other.
+    Pictures that lie in memory need no reader anywhere: a batch of them is a copy.
 
     Args:
         cores: that this process may use.
         free_memory: bytes.
+        in_memory: the pictures lie in memory, decoded.
     """
-    workers = min(MOST_WORKERS, max(1, cores - 1)) if device.startswith("cuda") and cores > 1 else 0
+    reads = device.startswith("cuda") and cores > 1 and not in_memory
+    workers = min(MOST_WORKERS, max(1, cores - 1)) if reads else 0
     if not workers:
         return Reading(batch, size, crop, seed, 0, None)
     waiting = int(HELD * free_memory) // (workers * batch * 3 * size**2)
@@ -132,7 +136,7 @@ def loader(source: Source, reading: Reading, device: str) -> DataLoader:
     return DataLoader(
         _Batches(source, reading), reading.batch, sampler=sampler, num_workers=reading.workers,
         prefetch_factor=reading.prefetch, collate_fn=_as_is, persistent_workers=False,
-        pin_memory=device.startswith("cuda") and not isinstance(source, Pictures),
+        pin_memory=device.startswith("cuda"),
     )
 
 

@@ -247,3 +247,24 @@ def test_what_surrounds_the_steps():
     assert 0 < clock.seconds < seconds
     assert Objective.train_step is step
     assert bare(plan, Arithmetic(), CPU, 2) > 0
+
+
+def test_an_objective_that_cannot_be_timed_leaves_the_others(call, tmp_path, monkeypatch):
+    made, kept = speed.ours, tmp_path / "record.json"
+
+    def failing(plan, *rest):
+        if plan.recipe.name == "mae":
+            raise torch.OutOfMemoryError("no room")
+        return made(plan, *rest)
+
+    monkeypatch.setattr(speed, "ours", failing)
+    few = ["--batch", 2, "--steps", 1, "--turns", 1, "--device", "cpu", "--output", kept, *flags(TINY)]
+    code, out, err = call("speed", "--objective", "mae,simmim", *few)
+    assert code == 1, err
+    record = json.loads(kept.read_text())
+    assert [row["objective"] for row in record["rows"]] == ["simmim"]
+    assert record["failed"] == {"mae": "OutOfMemoryError: no room"}
+    assert "mae: not timed" in out
+    code, _, err = call("speed", "--objective", "mae", *few)
+    assert code == 2
+    assert "nothing could be timed: OutOfMemoryError: no room" in err

@@ -394,3 +394,18 @@ def test_schedules_warm_up_and_fall(kind, expected):
     assert found[0] == pytest.approx(1e-3)
     for step, value in expected.items():
         assert found[step] == pytest.approx(value, abs=0.01), step
+
+
+def test_samples_that_lie_on_the_device_are_not_copied():
+    """mmengine's ``to`` copies a sample, number by number, wherever it lies: more than a small head's step costs."""
+    from mmengine.structures import BaseDataElement
+
+    from downstream.features import CachedFeatures, PassPreprocessor
+
+    samples = [BaseDataElement(label=torch.tensor([i])) for i in range(3)]
+    data = CachedFeatures([torch.arange(6.0).view(3, 2)], samples).part([2, 0])
+    batch = PassPreprocessor()(data.__getitems__([0, 1]))
+    assert batch["inputs"][0].tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert [sample is samples[i] for sample, i in zip(batch["data_samples"], (2, 0), strict=True)] == [True, True]
+    there = PassPreprocessor().to("meta")(data.__getitems__([0, 1]))
+    assert {there["inputs"][0].device.type, there["data_samples"][0].label.device.type} == {"meta"}

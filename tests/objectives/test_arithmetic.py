@@ -1,14 +1,15 @@
 """How a step computes changes its rounding, never what is learned."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.layers import DropPath
 
 from objectives import recipe as recipes
-from objectives.arithmetic import Arithmetic, compile_blocks, hasten, optimiser_wrapper, release_blocks
+from objectives.arithmetic import Arithmetic, _DropPath, compile_blocks, hasten, optimiser_wrapper, release_blocks
 from objectives.backbone import create_backbone, narrows
 from objectives.pretrain import build, pretrain
 from objectives.recipe import ObjectiveError
@@ -205,3 +206,33 @@ def test_compiled_blocks_take_attention_by_products(make_job, pictures):
     compiled, _, called = profiled(objective, pictures)
     assert not any("dot_product_attention" in name for name in called)
     assert compiled == pytest.approx(plain, rel=2e-3)
+
+
+def test_blocks_that_differ_in_drop_path_alone_are_compiled_once(make_job, pictures):
+    graphs = []
+
+    def counting(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    kwargs = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 5, "num_heads": 2}
+    job = make_job("maskdistill", kwargs=kwargs)
+    objective = build(replace(job, optimiser=replace(job.optimiser, drop_path=0.4)), pictures)
+    names = set(objective.state_dict())
+    torch._dynamo.reset()
+    assert compile_blocks(objective, backend=counting) == 5
+    one_step(objective, pictures)
+    assert len(graphs) == 2  # the first block has no drop path
+    assert set(objective.state_dict()) == names
+    release_blocks(objective)
+    rates = [block.drop_path1.drop_prob for block in objective.student.backbone.blocks[1:]]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_the_drop_path_of_compiled_blocks_keeps_the_mean():
+    part = _DropPath(DropPath(0.25))
+    kept = part(torch.ones(4000, 2, 3))
+    assert sorted(set(kept.flatten().tolist())) == pytest.approx([0.0, 4 / 3])
+    assert (kept == kept[:, :1, :1]).all()
+    assert kept.mean().item() == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(part.eval()(kept), kept)

@@ -279,6 +279,7 @@ def test_workers_leave_no_core_twice():
         assert reading.workers + 1 <= max(cores, 1)
         assert chosen(512, 224, CROP, 0, "cpu", cores, 2**36).workers == 0
     assert chosen(4096, 224, CROP, 0, "cuda", 8, 8 * 2**30).prefetch == 1
+    assert chosen(32, 64, CROP, 0, "cuda", 8, 8 * 2**30, in_memory=True).workers == 0
 
 
 def test_decoded_once_gives_the_same_pixels(folder, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from objectives import recipe as recipes
 from objectives.backbone import create_backbone, geometry_of
-from objectives.corruption import BlockMask, RandomMask, masked_count
+from objectives.corruption import BlockMask, RandomMask, cover, masked_count
 from objectives.frozen import FrozenNetwork
 from objectives.head import LightDecoder, LinearHead, PixelShuffleHead
 from objectives.loss import L1, MSE, Cosine, CrossEntropy, SmoothL1
@@ -301,3 +301,44 @@ def test_area_resize_equals_torch(source, size):
     images = torch.randn(2, 3, source, source)
     expected = torch.nn.functional.interpolate(images, size=(size, size), mode="area")
     assert torch.allclose(area_resize(images, size), expected, atol=1e-6)
+
+
+def slow_blocks(mask, generator):
+    """:meth:`BlockMask._one` as one would write it with tensors."""
+    grid, hidden = mask.grid, torch.zeros(mask.grid, mask.grid, dtype=torch.bool)
+    for area_u, aspect_u, top_u, left_u in torch.rand(64, 4, generator=generator).tolist():
+        room = mask.hidden - int(hidden.sum())
+        if room <= 0:
+            break
+        low = min(mask.min_block, room)
+        area, (least, most) = low + area_u * (room - low), mask.log_aspect
+        ratio = math.exp(least + aspect_u * (most - least))
+        height, width = max(1, round(math.sqrt(area * ratio))), max(1, round(math.sqrt(area / ratio)))
+        if height > grid or width > grid:
+            continue
+        top, left = int(top_u * (grid - height + 1)), int(left_u * (grid - width + 1))
+        block = hidden[top : top + height, left : left + width]
+        if 0 < int((~block).sum()) <= room:
+            block.fill_(True)
+    flat = hidden.flatten()
+    free = torch.nonzero(~flat).squeeze(1)
+    if (missing := mask.hidden - int(flat.sum())):
+        flat[free[torch.randperm(len(free), generator=generator)[:missing]]] = True
+    return flat
+
+
+@pytest.mark.parametrize(("grid", "ratio"), [(14, 75 / 196), (8, 0.4), (16, 0.9), (4, 0.5)])
+def test_block_masks_are_those_of_plain_tensors(grid, ratio):
+    mask = BlockMask(Geometry(input_size=4 * grid, stride=4, hierarchical=False, width=8), ratio)
+    quick, slow = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    for _ in range(50):
+        assert torch.equal(mask._one(quick), slow_blocks(mask, slow))
+
+
+def test_a_rectangle_is_covered_once():
+    rows = [0b0000, 0b0110, 0b0000]
+    assert cover(rows, 0, 1, 2, 2, room=4) == 2
+    assert rows == [0b0110, 0b0110, 0b0000]
+    assert cover(rows, 0, 1, 2, 2, room=4) == 0
+    assert cover(rows, 2, 0, 1, 4, room=3) == 0
+    assert rows == [0b0110, 0b0110, 0b0000]

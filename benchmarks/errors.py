@@ -16,7 +16,7 @@ class RequestError(Exception):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> RequestError:
     """The error for a name that is not registered; offers the nearest one."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    names = {known_name.lower(): known_name for known_name in sorted(known)}
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+    hint = f"did you mean {names[near[0]]!r}?" if near else f"known: {', '.join(names.values())}"
     return RequestError(f"no {kind} {name!r}; {hint}")

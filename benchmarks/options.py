@@ -26,7 +26,7 @@ COMMITTED = Path(__file__).parent.parent / "leaderboard" / "records"  # the reco
 
 
 def choice(option: str, known: Sequence[str]) -> Callable[[str], str]:
-    """A check for typer's ``callback``: the value as it is, or a RequestError with the nearest known one.
+    """A check for typer's ``callback``: the value as it is, or a RequestError with all known ones.
 
     Args:
         known: what the option takes; with "" it may be left out.
@@ -34,7 +34,7 @@ def choice(option: str, known: Sequence[str]) -> Callable[[str], str]:
 
     def check(value: str) -> str:
         if value not in known:
-            raise unknown(f"value of {option}", value, filter(None, known))
+            raise RequestError(f"{option} {value!r}: one of {', '.join(filter(None, known))}")
         return value
 
     return check
@@ -53,16 +53,24 @@ Suite = Annotated[str, typer.Option(help="Suite; see `bench list suites`.")]
 Protocol = Annotated[
     str, typer.Option(help="frozen, knn, attentive, finetune, separated by commas, or `all`; default: the suite's.")
 ]
-Budget = Annotated[str, typer.Option(help="Pre-training budget of the suite: default, long, …")]
-Seeds = Annotated[int | None, typer.Option(help="Run seeds 0 … N-1.")]
-Seed = Annotated[int | None, typer.Option(help="Run just this seed.")]
+Budget = Annotated[
+    str,
+    typer.Option(help="Pre-training budget (images seen): default, long, … (paper: 100ep, 800ep, …); `bench list "
+                 "suites` names them."),
+]
+Seeds = Annotated[int | None, typer.Option(help="Run seeds 0 … N-1; default: seed 0.")]
+Seed = Annotated[int | None, typer.Option(help="Run this seed alone.")]
 Runs = Annotated[Path, typer.Option(help="Folder of backbones and records.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder of the suite's data (embedded: rendered there).")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the suite's data; needed for mini and paper (embedded: <runs>/cache/scenes, rendered "
+                 "when missing)."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda[:N].")]
 Jobs = Annotated[
     int | None,
     typer.Option(min=1, help="Backbones and cells computed side by side, in processes that share the cores; default: "
-                 "on a CPU one a core, on a GPU one."),
+                 "on a CPU one a core, on a GPU one, or on suites of small backbones as many as fit."),
 ]
 Launcher = Annotated[
     str,
@@ -72,9 +80,10 @@ Launcher = Annotated[
 ]
 Executor = Annotated[
     str,
-    typer.Option(help="Who computes backbones and cells: local (this machine, see --jobs), ray[:ADDRESS] (without an "
-                 "address: a cluster of this machine), slurm[:partition=…,time=MINUTES,cores=…,mem=GB,gpus=…,…]. "
-                 "The other two need a --runs folder that all machines share, or (bench run, bench sweep) --store.",
+    typer.Option(help="Where backbones and cells are computed: local (this machine, see --jobs), ray[:ADDRESS] "
+                 "(without an address: a cluster of this machine), slurm[:partition=…,time=MINUTES,cores=…,mem=GB,"
+                 "gpus=…,…]. The other two need a --runs folder that all machines share, or (bench run, bench sweep) "
+                 "--store.",
                  callback=check_executor),
 ]
 Store = Annotated[
@@ -88,10 +97,11 @@ Sharded = Annotated[
 Fast = Annotated[
     bool,
     typer.Option("--fast", help="Pre-train on a CPU with the fused optimiser, and in bf16 where the processor "
-                 "multiplies it: other rounding than committed results have (a GPU does both anyway)."),
+                 "multiplies it: not bit-identical to committed results (a GPU does both anyway)."),
 ]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="Pre-train with transformer blocks compiled by torch.compile; kept for later.")
+    bool,
+    typer.Option("--compile", help="Pre-train with transformer blocks compiled by torch.compile; kernels are cached."),
 ]
 CfgOptions = Annotated[
     list[str] | None,
@@ -107,8 +117,8 @@ Overwrite = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Show the backbones and cells that would be computed, and stop; parts and "
-                 "settings of tasks are not tried."),
+    typer.Option("--dry-run", help="Show the backbones and cells that would be computed, and stop; slot arguments "
+                 "and task settings are not checked."),
 ]
 TableFormat = Annotated[
     str,
@@ -120,8 +130,16 @@ TextFormat = Annotated[
 
 
 def names(text: str) -> list[str]:
-    """``"a, b"`` -> ``["a", "b"]``."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """``"a, b"`` -> ``["a", "b"]``.
+
+    Raises:
+        RequestError: names are separated by something else.
+    """
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    for name in found:
+        if len(name.split()) > 1:
+            raise RequestError(f"{name!r}: separate names by commas: {','.join(name.split())}")
+    return found
 
 
 def chosen_seeds(seeds: int | None, seed: int | None) -> tuple[int, ...]:

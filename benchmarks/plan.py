@@ -22,6 +22,7 @@ from objectives.files import contents
 from objectives.recipe import SLOTS, Crop, ObjectiveError, Optimiser, Recipe
 
 MAX_SEED = 2**32 - 1  # NumPy's generator takes no larger one
+SIZED_BY_SUITE = ("LightDecoder", "PromptingDecoder")  # heads as wide and deep as suite.decoder says
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,23 @@ def _columns(suite: Suite, wanted: Sequence[str], protocols: Sequence[str]) -> l
     return columns
 
 
+def _check_effect(variant: Mapping[str, Any], suite: Suite, slots: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a variant that would train as the recipe does: its row would say that something differs.
+
+    Raises:
+        RequestError: an option that the suite overrules.
+    """
+    for key in variant:
+        room, _, rest = key.partition(".")
+        if room == "crop" and rest != "flip" and suite.fixed_crop:
+            raise RequestError(f"--cfg-options {key}: suite {suite.name} does not crop its pictures, so that this "
+                               "changes nothing; leave it out, or add suite.fixed_crop=False")
+        if (room == "objective" and rest.removeprefix("head.") in (suite.decoder or {})
+                and slots["head"]["type"] in SIZED_BY_SUITE):
+            raise RequestError(f"--cfg-options {key}: suite {suite.name} gives decoders its own size, so that this "
+                               f"changes nothing; set suite.decoder, now {dict(suite.decoder or {})}, instead")
+
+
 def resolve(recipe: Recipe, suite: Suite, budget: str, options: Sequence[str]) -> Pretraining:
     """Apply ``--cfg-options`` to a recipe and a suite.
 
@@ -233,9 +251,12 @@ def resolve(recipe: Recipe, suite: Suite, budget: str, options: Sequence[str]) -
                 suite = _task_option(suite, rest, value, key)
             if (optimiser, crop, suite) == before:
                 continue
+        elif room in SLOTS:
+            raise RequestError(f"no option {key!r}; did you mean 'objective.{key}'?")
         else:
             raise unknown("option", key, ["objective.", "optimiser.", "crop.", "suite.", "task."])
         variant[key] = value
+    _check_effect(variant, suite, slots)
     return Pretraining(recipe, suite, budget, variant, slots, optimiser, crop, seed=0)
 
 

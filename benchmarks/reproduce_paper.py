@@ -7,6 +7,7 @@ is missing and nothing is put in its place.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,6 @@ _TRAIN_FACTOR = 3  # a supervised step costs about three forward passes: one for
 DEVICE = "H200"
 PEAK = 989e12  # operations a second, dense bf16: NVIDIA's data sheet of the H100 and H200 SXM
 SHARE = 0.4  # of the peak that a training step is assumed to reach, for a rough idea of hours only
-_PICTURES = {"ImageNet-1K": 1_281_167, "ImageNet-22K": 14_197_122, "ImageNet-21K": 14_197_122}  # of the train parts
-
-
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def _groups(table: PaperTable) -> list[tuple[Number, ...]]:
     groups: dict[tuple[Any, ...], list[Number]] = {}
     for number in table.numbers:
         key = (number.method, number.backbone, number.pretrain_data, number.pretrain_epochs, number.task,
-               number.dataset, number.protocol, number.teacher)
+               number.dataset, number.protocol, number.teacher, number.note)
         groups.setdefault(key, []).append(number)
     return [tuple(group) for group in groups.values()]
 
@@ -74,14 +72,11 @@ def _target(group: tuple[Number, ...], suite: Suite) -> Target:
     first = group[0]
     if reason := _unknown(first, suite):
         return Target(group, None, "", reason)
-    options = []
-    model = timm_name(first.backbone)
-    if model != suite.model:
-        options.append(f"suite.model={model}")
+    options = network_options(first.method, first.backbone, suite)
+    if head := re.search(r"(simple|classic) head", first.protocol):
+        options.append(f"task.{first.task}.head={head[1]}")
     budget = "default"
-    pictures = _PICTURES.get(first.pretrain_data or "")
-    if suite.name == "paper" and pictures and first.pretrain_epochs:
-        wanted = pictures * first.pretrain_epochs
+    if suite.name == "paper" and (wanted := first.seen):
         budget = next((name for name, seen in suite.budgets.items() if seen == wanted), "default")
         if suite.budgets[budget] != wanted:
             options.append(f"suite.images_seen={wanted}")
@@ -106,6 +101,8 @@ def _unknown(number: Number, suite: Suite) -> str:
         return f"no protocol like {number.protocol!r} here"
     if number.task not in suite.data or number.family not in suite.settings[number.task]:
         return f"suite {suite.name} has no {number.task}.{number.family}"
+    if re.search(r"2[12]k", number.note or "", re.IGNORECASE):
+        return "its weights have seen the labels of ImageNet-22K as well, a stage that no recipe here has"
     if "@" in number.backbone and number.backbone.rpartition("@")[2] != str(suite.input_size):
         return f"{number.backbone} is scored at another size than the suite's {suite.input_size} px"
     if suite.name == "paper":
@@ -165,11 +162,29 @@ def timm_name(backbone: str) -> str:
     return f"swinv2_{size}_window16_256" if kind == "swinv2" else name
 
 
+# SimMIM pre-trains a Swin at 192 px in windows of 6 tokens (L: 12), a Swin V2 in windows of 12
+# (microsoft/SimMIM and microsoft/Swin-Transformer: configs/simmim); timm has names for two of those networks
+_SIMMIM, _SIMMIM_SIZE = ("simmim", "simmim_v2"), 192
+_SIMMIM_NAMED = {f"swinv2_{size}_window16_256": f"swinv2_{size}_window12_192" for size in ("base", "large")}
+
+
+def network_options(method: str, backbone: str, suite: Suite) -> list[str]:
+    """What has to be set for a suite to pre-train the network of a published number, as its authors did."""
+    model = timm_name(backbone)
+    own = [] if model == suite.model else [f"suite.model={model}"]
+    if suite.name != "paper" or method not in _SIMMIM or not model.startswith("swin"):
+        return own
+    if model in _SIMMIM_NAMED:
+        return [f"suite.model={_SIMMIM_NAMED[model]}"]
+    window = 6 if model.startswith("swin_") and "_large_" not in model else 12
+    return [f"suite.model={model}", f"suite.input_size={_SIMMIM_SIZE}", f"suite.kwargs.img_size={_SIMMIM_SIZE}",
+            f"suite.kwargs.window_size={window}"]
+
+
 def _cost(number: Number) -> str:
-    pictures = _PICTURES.get(number.pretrain_data or "")
-    if pictures is None or number.pretrain_epochs is None:
+    seen = number.seen
+    if seen is None:
         return "unknown: the source does not state data and epochs of the pre-training"
-    seen = pictures * number.pretrain_epochs
     gmacs = _GMACS.get(backbone_name(number.backbone))
     if gmacs is None:
         return f"{seen:,} pictures of pre-training; arithmetic of {number.backbone} not known here"

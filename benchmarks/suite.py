@@ -117,8 +117,9 @@ def check_size(suite: Suite) -> None:
         RequestError: recipes depend on the size of the backbone, which its name and arguments do not tell.
     """
     if kind_of(suite.model, suite.kwargs) is None and any(override.kinds for override in suite.overrides):
-        raise RequestError(f"suite {suite.name}: recipes depend on the backbone's size, which the name {suite.model!r} "
-                           "does not tell; give its width by --cfg-options suite.kwargs.embed_dim=N")
+        raise RequestError(f"suite {suite.name}: recipes depend on the size of a ViT, BEiT or Swin, which the name "
+                           f"{suite.model!r} does not tell; give its width by --cfg-options suite.kwargs.embed_dim=N, "
+                           "or name another network")
 
 
 def absolute(section: Mapping[str, Any], data_root: Path) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Writes the generated parts of README.md, docs/leaderboard.html, docs/dark-secrets.md, docs/scaling.md and
-docs/figures, from committed records: ``python docs/make.py``; ``--help`` says what else it can do.
+"""Writes the generated parts of README.md, docs/leaderboard.html, docs/dark-secrets.md, docs/scaling.md,
+docs/speed.md and docs/figures, from committed records: ``python docs/make.py``; ``--help`` says what else it can do.
 
 A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
 """
@@ -15,6 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import scaling
+import speed
 
 from benchmarks.suite import declared_settings
 from leaderboard import claims, figures
@@ -43,7 +44,9 @@ LEARNS_FROM = {  # type of the teacher -> in words
 PAGE = ROOT / "docs" / "leaderboard.html"
 SECRETS = ROOT / "docs" / "dark-secrets.md"
 SCALING = ROOT / "docs" / "scaling.md"
-CURVES = ROOT / "benchmarks" / "speed" / "scaling-cpu.json"
+SPEED = ROOT / "docs" / "speed.md"
+SPEEDS = ROOT / "benchmarks" / "speed"
+CURVES = SPEEDS / "scaling-cpu.json"
 RECORDS = ROOT / "leaderboard" / "records"
 FIGURES = ROOT / "docs" / "figures"
 KEPT = ("result.json", "log.jsonl", "backbone.json", ANALYSIS, f"{PICTURE}.webp")
@@ -224,7 +227,7 @@ def main() -> int:
     path = ROOT / "README.md"
     drawn = {FIGURES / n: svg for part in PARTS.values() for n, (_, svg) in drawings(*part).items()}
     made = {path: written(path.read_text(encoding="utf-8")), PAGE: html(), SECRETS: secrets(),
-            SCALING: scaling.page(read_records([RECORDS])[0], CURVES), **drawn}
+            SCALING: scaling.page(read_records([RECORDS])[0], CURVES), SPEED: speed.page(SPEEDS), **drawn}
     stale = set(FIGURES.glob("*.svg")) - set(drawn)
     if asked.check:
         differ = [f for f, text in made.items() if not f.is_file() or f.read_text(encoding="utf-8") != text]

@@ -78,7 +78,8 @@ def fine_tunings() -> list[Bill]:
     return found
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in markdown."""
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines)
 
@@ -99,7 +100,7 @@ def hours(shown: Sequence[str] = ()) -> str:
     return (
         f"An estimate, not a measurement: no GPU was at hand. Counted operations over {100 * SHARE:.0f} % of an "
         f"{DEVICE}'s {PEAK / 1e12:.0f} TFLOP/s (dense bf16); of the tasks the backbone alone, without heads, reading "
-        "and scoring.\n\n" + _table(head, rows)
+        "and scoring.\n\n" + table(head, rows)
     )
 
 
@@ -120,7 +121,7 @@ def measured(record: Mapping[str, Any] | None) -> str:
          f"{row['gflops_per_image']:.3f}", f"{row['memory_mb']:.0f}", f"{100 * row['ceiling_share']:.0f} %"]
         for row in record["rows"]
     ]
-    return f"{about}\n\n{_table(head, rows)}"
+    return f"{about}\n\n{table(head, rows)}"
 
 
 def board(records: Sequence[Record]) -> str:
@@ -138,7 +139,7 @@ def board(records: Sequence[Record]) -> str:
         [suite, part, len(values), f"{statistics.median(values):.0f}", f"{min(values):.0f}–{max(values):.0f}"]
         for (suite, part), values in sorted(spent.items())
     ]
-    return _table(["suite", "part", "cells", "core-seconds, median", "range"], rows)
+    return table(["suite", "part", "cells", "core-seconds, median", "range"], rows)
 
 
 def page(records: Sequence[Record], scaling: Path) -> str:

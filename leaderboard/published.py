@@ -42,6 +42,8 @@ DATA_SETS = {
     ("paper", "depth"): "NYUv2", ("paper", "tracking"): "LaSOT",
 }  # fmt: skip
 PRETRAINED_ON = "ImageNet-1K"  # pre-training data of suite ``paper``
+PICTURES = {PRETRAINED_ON: 1_281_167, "ImageNet-22K": 14_197_122, "ImageNet-21K": 14_197_122}  # of the train parts
+ABOUT = 0.02  # pictures seen that differ by less are the same: whole batches round them
 OUR_METRICS = {"RMSE": "rmse", "knn": "top1"}  # published name -> ours; the others are the same
 _FRACTIONS = frozenset({"d1", "d2", "d3"})  # published as a share of 1, by us in %
 _UNIT = {"top1": "%", "mIoU": "%", "AP": "%", "AR": "%", "SUC": "%"}
@@ -78,6 +80,12 @@ class Number:
     def mark(self) -> str:
         """What a reader must know of its standing: empty, or ``UNVERIFIED``, ``secondary``."""
         return "UNVERIFIED" if not self.verified else "secondary" if self.secondary else ""
+
+    @property
+    def seen(self) -> int | None:
+        """Pictures of the pre-training, repetitions counted; None where the source does not say."""
+        pictures = PICTURES.get(self.pretrain_data or "")
+        return pictures * self.pretrain_epochs if pictures and self.pretrain_epochs else None
 
     @property
     def family(self) -> str | None:
@@ -166,6 +174,12 @@ class Beside(NamedTuple):
     def difference(self) -> float:
         """Ours less theirs."""
         return self.ours - self.published
+
+    @property
+    def seen_otherwise(self) -> bool:
+        """Whether both say how many pictures their backbones saw, and it is not the same."""
+        ours, theirs = self.row.cost.pretrain_images, self.number.seen
+        return bool(ours and theirs) and abs(ours / theirs - 1) > ABOUT
 
     @property
     def within(self) -> bool:
@@ -259,6 +273,8 @@ def lines(pairs: Iterable[Beside]) -> list[tuple[str, ...]]:
         verdict = "within" if pair.within else "outside"
         if not pair.same_backbone:
             verdict += f", ours is {pair.row.backbone}"
+        if pair.seen_otherwise:
+            verdict += f", ours saw {pair.row.cost.pretrain_images:,} pictures in pre-training, theirs {number.seen:,}"
         ends = pair.summary.ci95
         half = "" if ends is None else f" ± {(ends[1] - ends[0]) / 2:.3f}"
         made.append((

@@ -174,7 +174,7 @@ def get(name: str) -> Recipe:
     """
     known = recipes()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
         raise ObjectiveError(f"no objective {name!r}; {hint}")
     return known[name]

@@ -54,7 +54,9 @@ def analyze(
     overwrite: Overwrite = "only-missing",
     output_format: TextFormat = "text",
 ) -> None:
-    """Measure what backbones learned: attention distance, entropy, head diversity, CKA, rank, frequencies.
+    """Measure what backbones learned.
+
+    Attention distance, entropy, head diversity, CKA, rank, frequencies.
 
     With --transfer: where in the network each task finds what it needs. With --drop: what the last blocks are worth.
     """

@@ -19,7 +19,10 @@ def bundle(
     output: Annotated[Path, typer.Argument(help="Zip file to write.")],
     runs: Runs = Path("runs"),
 ) -> None:
-    """Pack a row's records, logs and commands into one zip file for a reviewer."""
+    """Pack a row's evidence into one zip file.
+
+    Records, logs and commands, for a reviewer.
+    """
     from leaderboard import bundle as bundles
     from leaderboard.records import InvalidRecord
 
@@ -32,7 +35,10 @@ def bundle(
 
 
 def verify(bundle: Annotated[Path, typer.Argument(help="Zip file that `bench bundle` wrote.")]) -> None:
-    """Check a bundle: fingerprints, invariants, recomputed aggregates; exit 1 when something does not hold."""
+    """Check a bundle without running anything.
+
+    Fingerprints, invariants, recomputed aggregates; exit 1 when something does not hold.
+    """
     from leaderboard import bundle as bundles
 
     try:

@@ -24,7 +24,10 @@ def compare(
     ] = "terminal",
     output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
 ) -> None:
-    """Print what changed from table A to table B: rows, numbers, significance."""
+    """Print what changed between two tables.
+
+    Rows, numbers, significance, from table A to table B. Two objectives of one table: bench leaderboard --pairs.
+    """
     from benchmarks.commands.leaderboard import deliver
     from benchmarks.suite import declared_settings
     from leaderboard import compare as comparison

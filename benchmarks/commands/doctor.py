@@ -8,7 +8,10 @@ from benchmarks.errors import EXIT_FAILED
 
 
 def doctor() -> None:
-    """Check versions, compiled operators, devices and folders; exit 1 with the fix when something is wrong."""
+    """Check versions, operators and devices.
+
+    Exit 1 with the fix when something is wrong.
+    """
     from benchmarks.doctor import examine
 
     findings = examine()

@@ -60,7 +60,9 @@ def eval_(
     dry_run: DryRun = False,
     output_format: TableFormat = "terminal",
 ) -> None:
-    """Score a backbone from elsewhere on the tasks, as a row of the same table.
+    """Score a backbone from elsewhere on the tasks.
+
+    It becomes a row of the same table.
 
     The seed is that of the tasks' heads; where none is given, the one that the backbone was trained with, or 0.
     """
@@ -87,7 +89,10 @@ def export(
     to: Annotated[str, typer.Option(help="timm, openmmlab or huggingface.")],
     runs: Runs = Path("runs"),
 ) -> None:
-    """Write a backbone in another library's form and print the snippet that uses it."""
+    """Write a backbone for another library.
+
+    Prints the snippet that uses it.
+    """
     from benchmarks.evaluate import export as write
 
     sys.stdout.write(write(run, to, output, runs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ import typer
 
 from benchmarks.errors import RequestError, unknown
 from benchmarks.options import TableFormat, names
+
+ENDINGS = {".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".tex": "tex"}
 
 if TYPE_CHECKING:
     from leaderboard.records import InvalidRecord, Record
@@ -23,7 +26,13 @@ def leaderboard(
     runs: Annotated[list[Path] | None, typer.Option(help="Folder of records; may be repeated: --runs A B C.")] = None,
     suite: Annotated[str, typer.Option(help="Suite to show; with --format html also `all`.")] = "embedded",
     output_format: TableFormat = "terminal",
-    output: Annotated[Path | None, typer.Option(help="File to write instead of stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write instead of stdout, in --format or what its ending tells.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="Only rows of these objectives, separated by commas: ranks among them alone.")
+    ] = "",
+    budget: Annotated[str, typer.Option(help="Only rows of these pre-training budgets, separated by commas.")] = "",
     protocol: Annotated[
         str, typer.Option(help="Only cells of these protocols, separated by commas: ranks among them alone.")
     ] = "",
@@ -33,7 +42,10 @@ def leaderboard(
     ] = False,
     pairs: Annotated[bool, typer.Option("--pairs", help="Print the tested pairs of rows instead (markdown).")] = False,
 ) -> None:
-    """Print the table of a suite from records."""
+    """Print the table of a suite from records.
+
+    Which of two objectives is better: bench leaderboard --objective A,B --pairs.
+    """
     from benchmarks.suite import declared_settings
     from leaderboard.analyses import read_analyses
     from leaderboard.records import read_records
@@ -44,17 +56,16 @@ def leaderboard(
     for folder in folders:
         if not folder.is_dir():
             raise RequestError(f"--runs {folder}: no such folder")
+    if output is not None and output_format == "terminal":
+        output_format = ENDINGS.get(output.suffix.lower(), output_format)
+    if (pairs or analyses) and output_format not in ("terminal", "md"):
+        raise RequestError(f"--{'pairs' if pairs else 'analyses'} prints markdown: leave out --format {output_format}")
     records, invalid = read_records(folders)
-    if protocol:
-        wanted = names(protocol)
-        known = {record.protocol for record in records} | {e.cell.protocol for e in invalid if e.cell is not None}
-        if not wanted:
-            raise RequestError(f"--protocol {protocol!r}: name at least one of {', '.join(sorted(known))}")
-        for name in wanted:
-            if name not in known:
-                raise unknown("protocol of these records", name, known)
-        records = [record for record in records if record.protocol in wanted]
-        invalid = [error for error in invalid if error.cell is None or error.cell.protocol in wanted]
+    if not records and not invalid:
+        raise RequestError(f"--runs {' '.join(map(str, folders))}: no records there; `bench run` makes some")
+    for what, asked in (("objective", objective), ("budget", budget), ("protocol", protocol)):
+        if asked:
+            records, invalid = _only(records, invalid, what, asked)
     if suite == "all":
         if output_format != "html":
             raise RequestError("--suite all makes one page of all suites: add --format html, or name one suite")
@@ -76,6 +87,25 @@ def leaderboard(
         deliver(page(table, analyses=read_analyses(folders)), output)
     else:
         show(table, output_format, output)
+
+
+def _only(
+    records: Sequence[Record], invalid: Sequence[InvalidRecord], what: str, asked: str
+) -> tuple[list[Record], list[InvalidRecord]]:
+    """What of the records has one of the values ``asked`` for, of an attribute of its cell.
+
+    Raises:
+        RequestError: none is named, or one that no record has.
+    """
+    wanted, value = names(asked), attrgetter(what)
+    known = {value(record.cell) for record in records} | {value(e.cell) for e in invalid if e.cell is not None}
+    if not wanted:
+        raise RequestError(f"--{what} {asked!r}: name at least one of {', '.join(sorted(known))}")
+    for name in wanted:
+        if name not in known:
+            raise unknown(f"{what} of these records", name, known)
+    return ([record for record in records if value(record.cell) in wanted],
+            [error for error in invalid if error.cell is None or value(error.cell) in wanted])
 
 
 def show(table: Table, output_format: str, output: Path | None = None) -> None:

@@ -25,7 +25,7 @@ class Listing(StrEnum):
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.")], output_format: TextFormat = "text"
 ) -> None:
-    """List objectives, tasks, suites, or the papers' tables of published numbers."""
+    """List objectives, tasks, suites, paper tables."""
     from tabulate import tabulate
 
     as_json = output_format == "json"

@@ -24,7 +24,10 @@ def reproduce(
     suite: Annotated[str, typer.Option(help="Suite that a paper's tables are run on.")] = "paper",
     dry_run: DryRun = False,
 ) -> None:
-    """Run a record's cell, or a published table's cells, and compare; --dry-run says what it takes."""
+    """Run a record or a published table again.
+
+    Its cells are run here and compared; --dry-run says what it takes.
+    """
     from benchmarks import reproduce as again
     from leaderboard.published import find
 

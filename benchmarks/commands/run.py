@@ -72,7 +72,10 @@ def run(
     dry_run: DryRun = False,
     output_format: TableFormat = "terminal",
 ) -> None:
-    """Train the objectives' backbones, score them on the tasks, print the table."""
+    """Pre-train, score on the tasks, print the table.
+
+    Each objective's backbone is trained once a seed and scored on every task; what is finished is kept.
+    """
     from benchmarks.plan import Request, plan
 
     means = Means(device, jobs, executor, launcher, sharded=sharded, store=store, fast=fast, compiled=compiled)
@@ -109,7 +112,7 @@ def sweep(
     dry_run: DryRun = False,
     output_format: TableFormat = "terminal",
 ) -> None:
-    """Run every combination of varied options and print the ablation table."""
+    """Run combinations of options: an ablation table."""
     from benchmarks import plan as planning
 
     means = Means(device, jobs, executor, launcher, sharded=sharded, store=store, fast=fast, compiled=compiled)

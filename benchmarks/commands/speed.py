@@ -92,7 +92,10 @@ def speed(
     output_format: TextFormat = "text",
     output: Annotated[Path | None, typer.Option(help="Keep the record in this JSON file, too.")] = None,
 ) -> None:
-    """Time training steps side by side: images/s, memory, arithmetic, share of the device's ceiling."""
+    """Time training steps, also beside mmpretrain's.
+
+    Images/s, memory, arithmetic, share of the device's ceiling; or reading, heads, scaling, overhead.
+    """
     for name, value in (("--steps", steps), ("--turns", turns), ("--batch", 1 if batch is None else batch)):
         if value < 1:
             raise RequestError(f"{name} {value}: at least 1")

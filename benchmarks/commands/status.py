@@ -18,7 +18,10 @@ SHOWN = 40  # cells of a kind; the rest is counted
 
 
 def status(runs: Runs = Path("runs"), output_format: TextFormat = "text") -> None:
-    """Show the requests that are being carried out on a runs folder, or the last one."""
+    """Show how far the requests on a folder are.
+
+    Those that are being carried out on the runs folder, or the last one.
+    """
     from benchmarks.notes import states
 
     if not runs.is_dir():

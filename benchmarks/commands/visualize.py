@@ -44,7 +44,9 @@ def visualize(
         bool, typer.Option("--beside", help="Put each sheet beside its backbone, for the leaderboard's page.")
     ] = False,
 ) -> None:
-    """Write contact sheets: the tasks' test data with their labels, an objective at work, a backbone's view."""
+    """Write contact sheets of data and objectives.
+
+    The tasks' test data with their labels, an objective at work, a backbone's view."""
     from benchmarks import suite as suites
     from benchmarks import visualize as sheets
     from benchmarks.data import data_root as find_data

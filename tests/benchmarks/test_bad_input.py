@@ -245,7 +245,7 @@ REQUESTS = [
     Row("speed of a Swin's depth", ["speed", "--scaling", "--cfg-options", "suite.model=swin_tiny_patch4_window7_224"],
         "varies the depth of a ViT"),
     Row("speed of no steps", ["speed", "--objective", "mae", "--steps", "0"], "--steps 0: at least 1"),
-    Row("speed against a stranger", ["speed", "--objective", "mae", "--peer", "mmseg"], "did you mean 'mmpretrain'"),
+    Row("speed against a stranger", ["speed", "--objective", "mae", "--peer", "mmseg"], "'mmseg': one of mmpretrain"),
     Row("speed in no precision", ["speed", "--objective", "mae", "--precision", "fp31"], "did you mean 'fp32'"),
     Row("speed of two things", ["speed", "--scaling", "--overhead"], "give one of them"),
     Row("sweep without values", ["sweep", "--objective", "mae", "--vary", "optimiser.lr="], "key=value,value"),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.options import COMMITTED
+
 TINY = [
     "--cfg-options", "suite.images_seen=128", "--cfg-options", "suite.batch_size=32",
     "--cfg-options", "suite.kwargs.depth=1", "--cfg-options", "suite.kwargs.embed_dim=32",
@@ -137,3 +139,44 @@ def test_a_leaderboard_of_some_protocols_leaves_out_broken_records_of_others(cal
     assert code == 0, err
     assert [(column["task"], column["protocol"]) for column in json.loads(out)["columns"]] == [("depth", "frozen")]
     assert call("leaderboard", tmp_path, "--protocol", "finetune", "--format", "json")[0] == 0
+
+
+def test_a_leaderboard_of_some_rows(call, tmp_path):
+    records = ["leaderboard", "--runs", COMMITTED, "--protocol", "frozen"]
+    code, out, err = call(*records, "--objective", "mae,simmim", "--budget", "long", "--format", "json")
+    assert code == 0, err
+    assert {(row["objective"], row["budget"]) for row in json.loads(out)["rows"]} == {
+        ("mae", "long"), ("simmim", "long")}
+    code, out, err = call(*records, "--objective", "mae,simmim", "--budget", "long", "--pairs")
+    assert code == 0, err
+    assert "simmim" in out
+    code, _, err = call(*records, "--objective", "mea")
+    assert (code, err) == (2, "bench: no objective of these records 'mea'; did you mean 'mae'?\n")
+
+
+def test_the_ending_of_a_file_tells_the_format(call, tmp_path):
+    for ending, begins in (("html", "<!"), ("json", "{"), ("csv", "mean_rank,"), ("md", "**")):
+        asked = ["leaderboard", "--runs", COMMITTED, "--objective", "mae", "--output", tmp_path / f"x.{ending}"]
+        code, _, err = call(*asked)
+        assert code == 0, err
+        assert (tmp_path / f"x.{ending}").read_text().startswith(begins)
+    code, _, err = call("leaderboard", "--runs", COMMITTED, "--pairs", "--format", "json")
+    assert (code, err) == (2, "bench: --pairs prints markdown: leave out --format json\n")
+
+
+def test_a_folder_without_records_is_said(call, tmp_path):
+    code, out, err = call("leaderboard", "--runs", tmp_path)
+    assert (code, out) == (2, "")
+    assert err == f"bench: --runs {tmp_path}: no records there; `bench run` makes some\n"
+
+
+def test_names_that_are_nearly_right(call):
+    for arguments, said in (
+        (("--objective", "mae simmim"), "'mae simmim': separate names by commas: mae,simmim"),
+        (("--objective", "MAE"), "no objective 'MAE'; did you mean 'mae'?"),
+        (("--objective", "mae", "--cfg-options", "loss.type=l1"),
+         "no option 'loss.type'; did you mean 'objective.loss.type'?"),
+        (("--objective", "mae", "--overwrite", "yes"), "--overwrite 'yes': one of only-missing, always, never"),
+    ):
+        code, _, err = call("run", "--tasks", "depth", "--dry-run", *arguments)
+        assert (code, err) == (2, f"bench: {said}\n")

@@ -67,8 +67,8 @@ def test_a_fingerprint_covers_seed_data_backbone_and_settings():
 def test_options_reach_their_place():
     options = [
         "objective.corruption.ratio=0.5", "objective.teacher.source=timm:resnet18", "optimiser.lr=1e-3",
-        "crop.scale=[0.5, 1.0]", "suite.kwargs.depth=3", "suite.batch_size=48", "suite.images_seen=640",
-        "task.pose.epochs=2",
+        "crop.scale=[0.5, 1.0]", "suite.fixed_crop=False", "suite.kwargs.depth=3", "suite.batch_size=48",
+        "suite.images_seen=640", "task.pose.epochs=2",
     ]
     made = resolve(recipes.get("maskdistill"), suites.get("embedded"), "default", options)
     assert made.slots["corruption"] == {"type": "BlockMask", "ratio": 0.5}
@@ -171,3 +171,14 @@ def test_cells_of_other_scenes_are_scored_on_other_data(monkeypatch, tmp_path):
     assert [root for root, _ in seen] == [of(cell.pretraining.suite) for cell in cells]
     with pytest.raises(RequestError, match="--data-root with several"):
         computed(cells, tmp_path, tmp_path, means, "only-missing")
+
+
+@pytest.mark.parametrize(("name", "option", "said"), [
+    ("mae", "crop.scale=(0.5, 1.0)", "does not crop its pictures"),
+    ("mae", "objective.head.depth=4", "gives decoders its own size"),
+])
+def test_options_that_would_change_nothing_are_refused(name, option, said):
+    with pytest.raises(RequestError, match=said):
+        plan(Request([name], ["depth"], "embedded", options=[option]))
+    plan(Request([name], ["depth"], "paper", options=[option], protocols=["finetune"]))
+    plan(Request(["simmim"], ["depth"], "embedded", options=["crop.flip=False"]))

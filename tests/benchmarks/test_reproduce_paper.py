@@ -10,7 +10,7 @@ import pytest
 from benchmarks import suite as suites
 from benchmarks.commands import reproduce as command
 from benchmarks.errors import RequestError
-from benchmarks.reproduce_paper import lines, targets, timm_name, verdicts
+from benchmarks.reproduce_paper import lines, network_options, targets, timm_name, verdicts
 from leaderboard.cost import relative_arithmetic
 from leaderboard.published import find
 from leaderboard.records import Record, write_record
@@ -160,3 +160,37 @@ def test_nothing_heavy_is_loaded():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("method", "name", "options"), [
+    ("mae", "ViT-B/16", []),
+    ("simmim", "ViT-B/16", []),
+    ("simmim_v2", "SwinV2-B", ["suite.model=swinv2_base_window12_192"]),
+    ("simmim_v2", "SwinV2-S", ["suite.model=swinv2_small_window16_256", "suite.input_size=192",
+                               "suite.kwargs.img_size=192", "suite.kwargs.window_size=12"]),
+    ("simmim", "swin-base-w6", ["suite.model=swin_base_patch4_window7_224", "suite.input_size=192",
+                                "suite.kwargs.img_size=192", "suite.kwargs.window_size=6"]),
+    ("supervised", "Swin-B", ["suite.model=swin_base_patch4_window7_224"]),
+])  # fmt: skip
+def test_networks_of_the_authors(method, name, options):
+    assert network_options(method, name, suites.get("paper")) == options
+
+
+def test_a_swin_of_simmim_is_planned_at_its_size():
+    plans = [target.cell.pretraining for name in ("simmim", "revealing") for target in of(name)
+             if target.cell and "swin" in target.cell.pretraining.suite.model]
+    assert {pretraining.suite.input_size for pretraining in plans if pretraining.recipe.name != "supervised"} == {192}
+
+
+def test_stages_that_are_not_here_are_obstacles():
+    found = [target for target in of("beit-v2") if "intermediate" in (target.numbers[0].note or "")]
+    assert found
+    assert all("ImageNet-22K" in target.obstacle for target in found)
+    plain = [target for target in of("beit-v2") if target.cell]
+    assert not any(number.note and "intermediate" in number.note for target in plain for number in target.numbers)
+
+
+def test_the_head_of_a_protocol_is_set():
+    heads = {target.numbers[0].protocol.rpartition(", ")[2]: target.command for target in of("vitpose") if target.cell}
+    assert "task.pose.head=simple" in heads["simple head"]
+    assert "task.pose.head=classic" in heads["classic head"]

@@ -18,6 +18,7 @@ from leaderboard.published import (
     data_set,
     find,
     legend,
+    lines,
     tables,
     text,
 )
@@ -201,3 +202,15 @@ def test_the_command(tmp_path, make_record):
                  target)
     assert done.returncode == 0, done.stderr
     assert "mae:classification" in target.read_text()
+
+
+def test_other_lengths_of_pre_training_are_told(make_record):
+    cost = make_record().cost
+    common = dict(suite="paper", backbone="vit_base_patch16_224", protocol="finetune", objective="mae")
+    said = {}
+    for epochs in (300, 1600):
+        record = make_record(83.6, cost={**cost, "pretrain_images": epochs * 1_281_167 + 100}, **common)
+        found = [p for p in beside(build([record])) if (p.number.backbone, p.number.value) == ("ViT-B/16", 83.6)]
+        said[epochs] = {p.seen_otherwise for p in found if p.number.pretrain_epochs == 1600}
+        assert any("theirs 2,049,867,200" in " ".join(line) for line in lines(found)) is (epochs == 300)
+    assert said == {300: {True}, 1600: {False}}

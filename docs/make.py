@@ -1,5 +1,6 @@
-"""Writes the generated parts of README.md, docs/leaderboard.html, docs/dark-secrets.md, docs/scaling.md,
-docs/speed.md and docs/figures, from committed records: ``python docs/make.py``; ``--help`` says what else it can do.
+"""Writes the generated parts of README.md, docs/results.md and docs/data.md, and docs/leaderboard.html,
+docs/dark-secrets.md, docs/scaling.md, docs/speed.md and docs/figures, from committed records: ``python docs/make.py``;
+``--help`` says what else it can do.
 
 A part stands between ``<!-- NAME: … -->`` and ``<!-- /NAME -->``; a test fails when it no longer agrees.
 """
@@ -13,10 +14,12 @@ import shutil
 import sys
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import scaling
 import speed
 
+from benchmarks import suite as suites
 from benchmarks.suite import declared_settings
 from leaderboard import claims, figures
 from leaderboard.analyses import read_analyses
@@ -41,6 +44,9 @@ LEARNS_FROM = {  # type of the teacher -> in words
     "FrozenNetwork": "{network}", "LayerAverage": "its moving average", "MomentumTeacher": "its moving average",
     "CentredTeacher": "its moving average",
 }
+FILES = ("train", "val", "part", "train_list", "test_list", "train_images", "val_images", "train_annotations",
+         "val_annotations", "val_boxes")  # keys of a data section that name files or folders in its root
+WITH_PARTS = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "data.md")
 PAGE = ROOT / "docs" / "leaderboard.html"
 SECRETS = ROOT / "docs" / "dark-secrets.md"
 SCALING = ROOT / "docs" / "scaling.md"
@@ -84,8 +90,41 @@ def table(suite: str, protocol: str) -> str:
     made = built(suite, protocol)
     if made is None:
         return ""
-    links = [f"![{title}](docs/figures/{name})" for name, (title, _) in drawings(suite, protocol).items()]
+    links = [f"![{title}](figures/{name})" for name, (title, _) in drawings(suite, protocol).items()]
     return "\n\n".join([render(made, "md").strip(), *links])
+
+
+def summary(suite: str, protocol: str, budget: str) -> str:
+    """A budget's rows with what a first look needs: mean rank, scores and their intervals over seeds, as markdown."""
+    made = built(suite, protocol)
+    group = next((group for group in made.groups if group.budget == budget), None) if made else None
+    if made is None or group is None:
+        return ""
+    heads = ["objective", "seeds", "mean rank", *(f"{column.task} · {column.measure}" for column in made.columns)]
+    rows = [[f"`{row.objective}`", row.seeds_text, row.rank_text,
+             *(_marked(row.cells[column.id]) for column in made.columns)] for row in group.rows]
+    return scaling.table(heads, rows) + (
+        f"\n\nSuite {suite}, {group.heading[0].lower()}{group.heading[1:]}, protocol {protocol}; ±: half the 95 % "
+        "interval over seeds; a rank is one more than the number of rows that are significantly better.")
+
+
+def sets() -> str:
+    """What suite ``paper`` looks for below ``--data-root``, as markdown."""
+    suite = suites.get("paper")
+    used: dict[tuple[str, str], list[str]] = {}
+    for task, section in {"pre-training": suite.pictures, **suite.data}.items():
+        parts = [section] if "root" in section else [part for parts in section.values() for part in parts]
+        for part in parts:
+            listed = [value for key, value in part.items() if key in FILES for value in _several(value) if value]
+            used.setdefault((part["root"], ", ".join(f"`{name}`" for name in dict.fromkeys(listed))), []).append(task)
+    rows = [[f"`{root}/`", names or "–", ", ".join(dict.fromkeys(tasks))] for (root, names), tasks in used.items()]
+    sources = [[task, suite.sources[task]] for task in suite.sources]
+    return "\n\n".join([scaling.table(["folder below --data-root", "it must hold", "for"], rows),
+                         scaling.table(["set of", "where to get it"], sources)])
+
+
+def _several(value: Any) -> list[str]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def by_protocol(suite: str) -> str:
@@ -143,7 +182,6 @@ def arithmetic() -> str:
     """Operations a picture of every objective on the suites' own backbones, as JSON."""
     import torch
 
-    from benchmarks import suite as suites
     from benchmarks.plan import resolve
     from benchmarks.speed import ours
     from benchmarks.speed_flops import counted
@@ -182,6 +220,8 @@ def objectives() -> str:
     """The registered objectives as markdown."""
     rows = ["| objective | paper | in one line | learns from |", "|---|---|---|---|"]
     for name, recipe in sorted(recipes().items()):
+        if not (ROOT / "objectives" / "zoo" / f"{name}.py").is_file():  # of another package that is installed here
+            continue
         source = recipe.teacher.get("source", "")
         words = LEARNS_FROM.get(recipe.teacher["type"], recipe.teacher["type"])
         learns_from = words.format(network=NETWORKS.get(source, source))
@@ -191,12 +231,15 @@ def objectives() -> str:
 
 
 def written(text: str) -> str:
-    """README with every part made anew."""
-    made_by = {**{name: partial(table, *part) for name, part in PARTS.items()}, "objectives": objectives,
+    """A document with every part made anew."""
+    made_by = {**{name: partial(table, *part) for name, part in PARTS.items()}, "objectives": objectives, "sets": sets,
+               "summary": partial(summary, *PARTS["board"], "long"),
                **{f"protocols of {suite}": partial(by_protocol, suite) for suite in ("embedded", "mini")},
                "hours": partial(scaling.hours, ("mae", "simmim", "maskdistill", "dino"))}
     for name, make in made_by.items():
         pattern = re.compile(rf"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            continue
         made = make()
         text = pattern.sub(lambda found, made=made: found[1] + (made + "\n" if made else "") + found[2], text)
     return text
@@ -204,7 +247,7 @@ def written(text: str) -> str:
 
 def main() -> int:
     """Write the documents, or with ``--check`` name those that are out of date."""
-    parser = argparse.ArgumentParser(description="Make README's tables, the HTML page, figures and pages of docs.")
+    parser = argparse.ArgumentParser(description="Make the documents' tables, pages and figures from the records.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where something would change")
     parser.add_argument(
         "--collect", type=Path, metavar="RUNS", help="first copy the records, analyses, logs and sheets of pictures of "
@@ -224,9 +267,9 @@ def main() -> int:
         (ROOT / "docs" / "backbones.md").write_text(compatibility.markdown(compatibility.table()))
     if asked.flops:
         ARITHMETIC.write_text(arithmetic(), encoding="utf-8")
-    path = ROOT / "README.md"
     drawn = {FIGURES / n: svg for part in PARTS.values() for n, (_, svg) in drawings(*part).items()}
-    made = {path: written(path.read_text(encoding="utf-8")), PAGE: html(), SECRETS: secrets(),
+    documents = {path: written(path.read_text(encoding="utf-8")) for path in WITH_PARTS}
+    made = {**documents, PAGE: html(), SECRETS: secrets(),
             SCALING: scaling.page(read_records([RECORDS])[0], CURVES), SPEED: speed.page(SPEEDS), **drawn}
     stale = set(FIGURES.glob("*.svg")) - set(drawn)
     if asked.check:

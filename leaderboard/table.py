@@ -266,7 +266,10 @@ class Group:
     @property
     def title(self) -> str:
         """The heading and what all rows share, one line."""
-        shared_texts = ", ".join(f"{head} {text}" for head, text in self.common.items() if text)
+        shared_texts = ", ".join(
+            f"{text} seed{'' if text == '1' else 's'}" if head == "seeds" else text if head == "device" else
+            f"{head} {text}" for head, text in self.common.items() if text
+        )
         return f"{self.heading}. All rows: {shared_texts}." if shared_texts else f"{self.heading}."
 
 
@@ -294,8 +297,8 @@ class Table:
             f"Suite {self.suite or _NOTHING}. Cells: {METHOD}{items}. Best in bold, second underlined; "
             f"↑ higher is better, ↓ lower is better.{self._ranking} Mean rank: over the columns in which a "
             f"row is ranked.{budgets}{mark} Compute: core-hours or GPU-hours of all seeds, pre-training and tasks; "
-            f"FLOPs: of one pre-training, forward and backward; device: the machine, of whose cores a process may "
-            f"have used one.{self._sizes}"
+            f"FLOPs: of one pre-training, forward and backward; device: the whole machine, one core of which may have "
+            f"done the work.{self._sizes}"
         )
 
     @property

@@ -65,6 +65,12 @@ def table() -> dict[str, dict[str, str]]:
     return {name: {backbone: refusal(name, backbone) for backbone in BACKBONES} for name in names}
 
 
+def _further(kwargs: Mapping[str, Any]) -> str:
+    """Arguments that make the kind, beside the sizes: with ``--cfg-options suite.kwargs.KEY=VALUE``."""
+    more = [f"`{key}={value!r}`" for key, value in kwargs.items() if key not in {**_VIT, **_SWIN, "window_size": 0}]
+    return f" with {', '.join(more)}" if more else ""
+
+
 def markdown(found: Mapping[str, Mapping[str, str]]) -> str:
     """The table as docs/backbones.md holds it."""
     lines = [
@@ -72,7 +78,7 @@ def markdown(found: Mapping[str, Mapping[str, str]]) -> str:
         "Made by `python docs/make.py --backbones`: every pair is built small and makes one step of gradients; a test",
         "holds this page to it. `bench run … --cfg-options suite.model=NAME` takes any timm model of these kinds.", "",
         "| backbone | for example |", "|---|---|",
-        *(f"| {kind} | `{model}` |" for kind, (model, _) in BACKBONES.items()), "",
+        *(f"| {kind} | `{model}`{_further(kwargs)} |" for kind, (model, kwargs) in BACKBONES.items()), "",
         "| objective | " + " | ".join(BACKBONES) + " |", "|---" * (1 + len(BACKBONES)) + "|",
     ]
     notes: dict[str, int] = {}

@@ -8,7 +8,8 @@ three-layer head to 65,536 prototypes; teacher with momentum .996 rising to 1 by
 .4, 10 of 100 epochs of warm-up, gradients clipped at 3, drop path .1, prototypes frozen in the first epoch.
 
 Ours differs: at most 16·D prototypes and hidden layers of 4·D where the suite's backbone is small; the blur shrinks
-with the picture; the order of the colour changes is drawn once a batch; crops are bilinear; the gradient is clipped
+with the picture; the order of the colour changes is drawn once a batch; crops are bilinear, and taken from the central
+square of a picture that is not square (suite paper: a quarter of a 4:3 picture is never seen); the gradient is clipped
 as a whole, not matrix by matrix. A Swin takes objective.corruption.local=0.
 """
 

@@ -165,7 +165,7 @@ def test_terminal(table):
     assert EVIL in text
     assert "61.95 ± 1.74" in text
     assert "[1] mae, pose.frozen, seed 0: failed: <b>out</b> of | memory" in text
-    assert "Budget default (100,000 images). All rows: backbone vit_tiny, seeds 3, device 2 CPU cores." in text
+    assert "Budget default (100,000 images). All rows: backbone vit_tiny, 3 seeds, 2 CPU cores." in text
 
 
 def test_a_narrow_terminal_still_shows_every_number(table):

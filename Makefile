@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3.11
 BENCH = $(VENV)/bin/bench
 
-.PHONY: leaderboard test install lint gpu-check kill-test soak ray-check clean
+.PHONY: leaderboard test install lint gpu-check gpu-board kill-test soak ray-check clean
 leaderboard: install  ## set up, run the main job on the embedded suite, print the table
 	$(BENCH) run --objective maskdistill --tasks all
 
@@ -17,6 +17,9 @@ install:  ## everything pinned into .venv; does nothing when that is done alread
 
 gpu-check: install  ## on a GPU, at most 8 minutes: its tests, every objective's and mmpretrain's steps, the main job
 	$(VENV)/bin/python tests/gpu.py
+
+gpu-board: install  ## on a GPU, at most 20 minutes: every objective, every task, three seeds
+	$(VENV)/bin/python tests/gpu.py --parts board --output benchmarks/speed/gpu-board.json
 
 kill-test: install  ## `bench run` with two workers, killed at 50 random moments, must end with the records of an undisturbed run
 	PYTHONPATH=. $(VENV)/bin/python tests/kill.py --kills 50

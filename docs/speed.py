@@ -16,6 +16,8 @@ NO_GPU = (
     "Not measured: no GPU has been at hand. `make gpu-check` (at most eight minutes) writes "
     "`benchmarks/speed/gpu.json`, and `python docs/make.py` puts it here."
 )
+JOBS = {"job": "`bench run --objective maskdistill --tasks all`",
+        "board": "`bench run --objective all --tasks all --seeds 3`"}
 ASIDE = ("ours fp32", "mmpretrain bf16")  # a pair that says nothing: precisions that nobody would choose between
 
 
@@ -111,6 +113,8 @@ def gpu(record: Record | None) -> str:
         return NO_GPU
     parts = record["parts"]
     texts = [f"{machine(next(iter(parts.values())))}."] if parts else []
+    took = {JOBS[name]: seconds for name, seconds in record["seconds"].items() if name in JOBS}
+    texts += [f"{words}: {seconds:,.0f} s." for words, seconds in took.items()]
     if beside := [part for part in parts.values() if part["ratios"]]:
         texts.append(steps(beside))
     texts += [f"### {name}\n\n{alone(part)}" for name, part in parts.items() if not part["ratios"]]
@@ -135,7 +139,7 @@ def page(folder: Path) -> str:
         "Reading": "\n\n".join(map(reading, of_kind.get("data", []))),
         "A grid of heads": "\n\n".join(map(heads, of_kind.get("heads", []))),
         "What surrounds the steps": "\n\n".join(map(overhead, of_kind.get("overhead", []))),
-        "On a GPU": gpu(next(iter(of_kind.get("gpu", [])), None)),
+        "On a GPU": "\n\n".join(map(gpu, of_kind.get("gpu", [None]))),
     }
     return "\n\n".join([
         "# How fast\n\nMade by `python docs/make.py` from `benchmarks/speed/`; do not edit. `bench speed --output "

@@ -53,3 +53,25 @@ def test_the_wheel_holds_exactly_the_four_packages(tmp_path):
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"objectives", "downstream", "leaderboard", "benchmarks"}
+
+
+def test_the_page_of_speeds_shows_what_a_gpu_did(tmp_path, monkeypatch):
+    import json
+    import shutil
+
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import speed
+
+    steps = ROOT / "benchmarks" / "speed" / "steps-cpu-bf16-mae.json"
+    shutil.copy(steps, tmp_path)
+    assert "Not measured: no GPU" in speed.page(tmp_path)
+    record = json.loads(steps.read_text())
+    record["environment"]["hardware"] |= {"accelerator": "NVIDIA Fast", "device": "cuda"}
+    whole = {"format": 1, "kind": "gpu", "failed": {"job": "not done after 110 s"}, "seconds": {"job": 110.2},
+             "parts": {"compiled": record, "objectives": {**record, "ratios": []}}}
+    (tmp_path / "gpu.json").write_text(json.dumps(whole))
+    text = speed.page(tmp_path)
+    part = text[text.index("## On a GPU"):]
+    for said in ("NVIDIA Fast", "**1.35**", "### objectives", "`job` failed: not done after 110 s", "all`: 110 s"):
+        assert said in part
+    assert "Not measured" not in text

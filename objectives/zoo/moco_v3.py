@@ -9,8 +9,8 @@ temperature .2; patch embedding frozen at its random start, sine-cosine position
 
 Ours differs: hidden layers of at most 4·D where the suite's backbone is small; the blur shrinks with the picture; the
 order of the colour changes is drawn once a batch; crops are taken from the central square of a picture that is not
-square (suite paper: a quarter of a 4:3 picture is never seen); negatives come from the suite's batch, far below 4096; the
-momentum changes by the step; but for the patch embedding, weights start as timm has them.
+square (suite paper: a quarter of a 4:3 picture is never seen); negatives come from the suite's batch, far below 4096;
+the momentum changes by the step; but for the patch embedding, weights start as timm has them.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

@@ -226,7 +226,7 @@ def test_only_rows_of_one_budget_are_compared(make_record):
 def test_what_all_rows_share_stands_above_them(make_record):
     records = [make_record(50.0 + i, objective=name, seed=seed) for i, name in enumerate("ab") for seed in range(2)]
     (group,) = build(records).groups
-    assert group.title == "Budget default (100,000 images). All rows: backbone vit_tiny, seeds 2, device 2 CPU cores."
+    assert group.title == "Budget default (100,000 images). All rows: backbone vit_tiny, 2 seeds, 2 CPU cores."
     assert group.left_heads == ("mean rank", "objective")
     assert group.right_heads == ("pre-training", "compute", "FLOPs")
     mixed = build([*records, make_record(1.0, objective="c", backbone="vit_small")]).groups[0]

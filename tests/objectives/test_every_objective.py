@@ -65,6 +65,7 @@ def test_backbone_folder_is_exactly_timms(name, make_job, pictures, cache):
 @pytest.mark.parametrize("name", TRAINED)
 def test_resumes_bit_equal(name, make_job, pictures, cache, monkeypatch):
     monkeypatch.setattr("objectives.pretrain.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("objectives.pretrain.CHECKPOINT_SHARE", 1e9)
 
     def job(folder):
         return make_job(name, folder=folder, images_seen=96, cache=cache)

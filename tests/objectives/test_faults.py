@@ -95,6 +95,7 @@ def test_a_second_signal_leaves_at_once():
 @pytest.mark.parametrize("harm", ["cut", "flipped", "empty", "pickle"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(harm, make_job, pictures, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("objectives.pretrain.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("objectives.pretrain.CHECKPOINT_SHARE", 1e9)
     whole_run = pretrain(make_job("mae", folder="whole", images_seen=160), pictures)
     job = make_job("mae", folder="halves", images_seen=160)
     stopped_after(7, monkeypatch, job, pictures)
@@ -261,6 +262,7 @@ def test_a_picture_that_alone_is_too_much_is_said_so(make_job, pictures, monkeyp
 def test_a_full_disk_is_an_os_error_with_the_files_name(make_job, pictures, monkeypatch, tmp_path):
     job = make_job("mae")
     monkeypatch.setattr("objectives.pretrain.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("objectives.pretrain.CHECKPOINT_SHARE", 1e9)
     real = open
 
     def full(path, *args, **kwargs):
@@ -288,3 +290,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert error.value.filename == str(path)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"
+
+
+def test_checkpoints_take_their_share_of_the_time_at_most(make_job, pictures, monkeypatch):
+    """Of ten that could be written, one; the others would come sooner than a hundred times what it took."""
+    kept, save = [], checkpoint.save
+
+    def slow(folder, step, state):
+        time.sleep(1.0)
+        kept.append(step)
+        return save(folder, step, state)
+
+    monkeypatch.setattr("objectives.pretrain.CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("objectives.pretrain.CHECKPOINT_SHARE", 0.01)
+    monkeypatch.setattr(checkpoint, "save", slow)
+    pretrain(make_job("mae", images_seen=88, batch_size=8), pictures)
+    assert kept == [1]

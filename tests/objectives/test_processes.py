@@ -184,6 +184,7 @@ def step_of(job):
 
 def test_a_checkpoint_goes_on_with_another_number_of_processes(make, pictures, in_processes, monkeypatch):
     monkeypatch.setattr("objectives.pretrain.CHECKPOINT_EVERY", 10)
+    monkeypatch.setattr("objectives.pretrain.CHECKPOINT_SHARE", 1e9)
     (whole,), (job,) = make("whole", ["data2vec"]), make("halves", ["data2vec"])
     pretrain(whole, pictures)
     assert in_processes(2, interrupted, job, pictures)[0] == ["checkpoint-00000010"]
@@ -194,6 +195,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(make, pictures, i
 
 def test_divided_weights_train_as_whole_ones(make, pictures, in_processes, monkeypatch):
     monkeypatch.setattr("objectives.pretrain.CHECKPOINT_EVERY", 10)
+    monkeypatch.setattr("objectives.pretrain.CHECKPOINT_SHARE", 1e9)
     (one,), (job,) = make("one", ["beit"]), make("divided", ["beit"])
     job = replace(job, sharded=True)
     alone = losses([one], pictures)

@@ -17,6 +17,7 @@ import torch
 from benchmarks import signals
 from benchmarks.scenes import CLASSES, VERSION, Progress, SceneError, SceneSpec, layout, raycast, video
 from benchmarks.scenes.writers import Noted, Writer
+from objectives.machine import keep_freed_memory
 
 BATCH = 12  # pictures rendered at once: enough to hide a call's cost, few enough to stay in the cache
 FEW = 600  # pictures and frames: they take one process as long as another one takes to begin
@@ -74,6 +75,7 @@ def _begin() -> None:
     """Of a process that renders: an interruption is for the one that asked, with which it goes."""
     signals.ignore()
     signals.leave_with_parent()
+    keep_freed_memory()  # or a quarter of the time goes into getting the same memory again
     torch.set_num_threads(1)
 
 

@@ -15,15 +15,25 @@ app = typer.Typer(help="Build or check a suite's data.", no_args_is_help=True, r
 
 @app.command()
 def prepare(suite: Suite = "embedded", runs: Runs = Path("runs"), data_root: DataRoot = None) -> None:
-    """Render a suite's scenes (embedded), or say where its real pictures come from."""
+    """Render a suite's scenes, or list its real data sets.
+
+    Of a suite with real pictures: what has to lie below --data-root, and where to get it.
+    """
     from benchmarks import suite as suites
     from benchmarks.data import data_root as find_data
+    from benchmarks.data import roots
     from benchmarks.progress import Reporter
 
     chosen = suites.get(suite)
     if not chosen.rendered:
-        lines = "; ".join(f"{name}: {source}" for name, source in chosen.sources.items())
-        raise RequestError(f"suite {suite!r} has real pictures, which you have to get yourself: {lines}")
+        from tabulate import tabulate
+
+        sections = {"pre-training": chosen.pictures, **chosen.data}
+        rows = [(name, "\n".join(dict.fromkeys(map(str, roots(section)))), chosen.sources.get(name, ""))
+                for name, section in sections.items()]
+        heads = ("data of", "below --data-root", "where to get it")
+        print(tabulate(rows, headers=heads, tablefmt="simple", maxcolwidths=[None, None, 80]))
+        return
     check_writable(runs)
     with Reporter() as reporter:
         reporter.begin("data")
@@ -45,7 +55,8 @@ def verify(
     chosen = suites.get(suite)
     root = data_root or (scenes_folder(chosen, runs) if chosen.rendered else None)
     if root is None:
-        raise RequestError(f"suite {suite!r} reads real pictures: name their folder by --data-root DIR")
+        raise RequestError(f"suite {suite!r} reads real pictures: name their folder by --data-root DIR; `bench data "
+                           f"prepare --suite {suite}` lists what belongs there")
     found = look(chosen, root)
     rows = [{"name": f.name, "found": not f.missing, "complete": f.complete, "files": f.files, "path": str(f.path),
              "missing": [*f.missing, *f.lacking], "source": f.source} for f in found]

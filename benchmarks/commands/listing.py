@@ -22,6 +22,9 @@ class Listing(StrEnum):
     tables = "tables"
 
 
+WRAPPED = 36  # characters of a column, where several are long
+
+
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.")], output_format: TextFormat = "text"
 ) -> None:
@@ -30,7 +33,9 @@ def list_(
 
     as_json = output_format == "json"
     rows = ROWS[what](as_json)
-    text = json.dumps(rows, indent=1) if as_json else tabulate(rows, headers="keys", tablefmt="simple")
+    wide = WRAPPED if what is Listing.suites else None
+    text = json.dumps(rows, indent=1) if as_json else tabulate(
+        rows, headers="keys", tablefmt="simple", maxcolwidths=wide)
     sys.stdout.write(text + "\n")
 
 
@@ -61,8 +66,10 @@ def _suites(as_json: bool) -> list[dict[str, Any]]:
     from benchmarks.suite import suites
 
     return [
-        {"name": s.name, "backbone": s.model, "budgets": ", ".join(f"{k} {v:,}" for k, v in s.budgets.items()),
-         "summary": s.summary}
+        {"name": s.name, "backbone": s.model,
+         "budgets": ", ".join(f"{k} {v:,}" for k, v in s.budgets.items()) + " images",
+         "protocol": s.default_protocol, "data": "rendered" if s.rendered else "--data-root",
+         "tasks": ", ".join(s.data), "summary": s.summary}
         for s in suites().values()
     ]
 

@@ -180,3 +180,13 @@ def test_names_that_are_nearly_right(call):
     ):
         code, _, err = call("run", "--tasks", "depth", "--dry-run", *arguments)
         assert (code, err) == (2, f"bench: {said}\n")
+
+
+def test_what_a_suite_of_real_pictures_needs_is_listed(call):
+    code, out, err = call("data", "prepare", "--suite", "paper")
+    assert (code, err) == (0, "")
+    assert "ADEChallengeData2016" in out
+    assert "image-net.org" in out.replace("\n", "").replace(" ", "")
+    code, out, _ = call("list", "suites", "--format", "json")
+    assert {row["name"]: (row["protocol"], row["data"]) for row in json.loads(out)} == {
+        "embedded": ("frozen", "rendered"), "mini": ("frozen", "--data-root"), "paper": ("finetune", "--data-root")}

@@ -253,7 +253,7 @@ REQUESTS = [
     Row("analysis of nothing", ["analyze", "--runs", "{tmp}/nothing"], "{tmp}/nothing"),
     Row("analysis of no backbone", ["analyze", "--backbone", "{tmp}/nothing"], "{tmp}/nothing"),
     Row("visualize an unknown objective", ["visualize", "--objective", "mea", *MINI], "did you mean 'mae'"),
-    Row("real pictures without a folder", ["data", "verify", "--suite", "mini"], "prepare --suite mini` lists what"),
+    Row("verification without a folder", ["data", "verify", "--suite", "mini"], "prepare --suite mini` lists what"),
     Row("reproduce an unknown row", ["reproduce", "embedded/nobody"], "no records at 'embedded/nobody'"),
     Row("bundle an unknown row", ["bundle", "embedded/nobody", "{tmp}/x.zip"], "no records at 'embedded/nobody'"),
 ]

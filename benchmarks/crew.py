@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
@@ -57,7 +58,12 @@ def shared_gpu_memory(cells: Sequence[Cell]) -> int | None:
 
 
 def free_gpu_memory(device: str) -> int:
-    """Bytes."""
+    """Bytes, as a process of its own sees them: asking makes a context on the GPU, which stays as long as it does."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as other:
+        return other.submit(_free_gpu_memory, device).result()
+
+
+def _free_gpu_memory(device: str) -> int:
     import torch
 
     return torch.cuda.mem_get_info(torch.device(device))[0]

@@ -16,7 +16,9 @@ class RequestError(Exception):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> RequestError:
     """The error for a name that is not registered; offers the nearest one."""
-    names = {known_name.lower(): known_name for known_name in sorted(known)}
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
-    hint = f"did you mean {names[near[0]]!r}?" if near else f"known: {', '.join(names.values())}"
+    names = sorted(known)
+    lower = {one.lower(): one for one in names}
+    near = difflib.get_close_matches(name, names, 1, 0.4) or [
+        lower[one] for one in difflib.get_close_matches(name.lower(), lower, 1, 0.4)]
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
     return RequestError(f"no {kind} {name!r}; {hint}")

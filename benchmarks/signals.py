@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 from types import FrameType
 
@@ -28,10 +30,18 @@ def install() -> None:
         signal.signal(number, stop)
 
 
-def ignore() -> None:
-    """In a helper process: whoever began it is told as well, and ends it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+@contextmanager
+def ignored_by_children() -> Iterator[None]:
+    """Processes that are begun within ignore both signals: whoever began them is told as well, and ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leave_with_parent() -> None:

@@ -31,8 +31,12 @@ def machine(record: Record) -> str:
     environment = record["environment"]
     hardware = environment["hardware"]
     name = hardware.get("accelerator") or f"{hardware['cores']} cores of {hardware['processor']}"
-    return f"{name}, torch {environment['packages']['torch']}, commit {environment['git_commit'][:7]}" + (
+    return f"{name}, torch {environment['packages']['torch']}, commit {commit(record)}" + (
         " with changes" if environment["dirty"] else "")
+
+
+def commit(record: Record) -> str:
+    return (record["environment"]["git_commit"] or "unknown")[:7]
 
 
 def network(record: Record) -> str:
@@ -62,7 +66,7 @@ def beside_peers(records: Iterable[Record]) -> list[Sequence[Any]]:
                     (".0f", 100 * ours["ceiling_share"], 100 * peer["ceiling_share"]),
                     (",.0f", ours["memory_mb"], peer["memory_mb"]),
                 )),
-                network(record), record["environment"]["git_commit"][:7],
+                network(record), commit(record),
             ])
     return sorted(rows, key=lambda row: (row[0], row[2], row[3], row[1]))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .records import RecordError
 from .statistics import LEVEL
-from .table import Cell, Group, Row, Table
+from .table import Cell, Comparison, Group, Row, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,13 +92,18 @@ def md(text: str) -> str:
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
-def comparisons(table: Table) -> str:
-    """Every tested pair as markdown, the surest difference of each column first."""
+def comparisons(table: Table, shown: Callable[[Comparison], bool] = lambda pair: True) -> str:
+    """The tested pairs as markdown, the surest difference of each column first.
+
+    Args:
+        shown: of which pairs; all of a column count for the correction.
+    """
     from tabulate import tabulate
 
     direction = {column.id: column for column in table.columns}
     rows = []
-    for pair in sorted(table.comparisons, key=lambda pair: (list(direction).index(pair.column), pair.corrected)):
+    chosen = filter(shown, table.comparisons)
+    for pair in sorted(chosen, key=lambda pair: (list(direction).index(pair.column), pair.corrected)):
         names = [" ".join(filter(None, name if _ambiguous(table) else name[:1])) for name in (pair.a, pair.b)]
         better = (pair.difference > 0) == direction[pair.column].higher_is_better
         rows.append([

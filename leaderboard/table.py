@@ -681,10 +681,13 @@ def _item_tests(drafts: Sequence[_Draft], competing: Sequence[int]) -> _Tests:
         if items is not None:
             groups[drafts[i].data, len(items)].append(i)
     found: _Tests = {}
-    pairs = sum(math.comb(len(members), 2) for members in groups.values())
-    for (_, n), members in groups.items():
-        if len(members) < 2 or not enough_items(n, pairs):
-            continue
+    tested = sorted((n, members) for (_, n), members in groups.items() if len(members) > 1)
+    while tested:  # pairs over too few items are not tested, and do not count among those that are
+        pairs = sum(math.comb(len(members), 2) for _, members in tested)
+        if enough_items(tested[0][0], pairs):
+            break
+        tested.pop(0)
+    for n, members in tested:
         import numpy as np
 
         scores = np.stack([drafts[i].items for i in members], axis=1)  # (items, rows)

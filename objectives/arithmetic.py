@@ -147,7 +147,7 @@ def release_blocks(model: nn.Module) -> None:
         block._compiled_call_impl = None
         for name, part in block.named_children():
             if isinstance(part, _DropPath):
-                setattr(block, name, part.replaced[0])
+                setattr(block, name, part.replaced[0].train(part.training))
 
 
 class _DropPath(nn.Module):

@@ -158,7 +158,7 @@ class _Steps(Hook):
             self.rows.append(row)
             self.job.progress(f"pretrain loss {loss:.4f}", step, self.job.steps)
         stop = processes.anywhere(self.signals.asked) and step < self.job.steps
-        if stop or (step % CHECKPOINT_EVERY == 0 and step < self.job.steps and processes.anywhere(self._due())):
+        if stop or (step % CHECKPOINT_EVERY == 0 and step < self.job.steps and not processes.anywhere(not self._due())):
             self._check_losses()
             self._save(runner, step)
         if stop:
@@ -185,7 +185,7 @@ class _Steps(Hook):
         self.recent.clear()
 
     def _due(self) -> bool:
-        """Whether the time since the last checkpoint has earned another one."""
+        """Whether the time since the last checkpoint has earned another one; of several processes all must say so."""
         since, took = self.saved
         return time.monotonic() - since >= took / CHECKPOINT_SHARE
 
@@ -433,7 +433,8 @@ def _cache_targets(objective: Objective, job: PretrainJob, pictures: Source) -> 
     """Compute a frozen teacher's targets once where crops are fixed and the budget sees pictures again.
 
     Gives ``{"targets": seconds}`` that it took, now or when the cache was filled; empty where there is nothing to do.
-    Stored as float16: the rounding (2^-11) is far below what a normalised target's loss notices. Ids as int32.
+    Stored as float16: the rounding (2^-11; a GPU's teachers compute in bfloat16, 2^-8) is far below what a normalised
+    target's loss notices. Ids as int32.
     """
     teacher, flips = objective.teacher, 2 if job.crop.flip else 1
     if not isinstance(pictures, Pictures):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from objectives.files import contents, spent
 from objectives.frozen import FrozenNetwork, load_strictly, read_weights
+from objectives.precision import exact
 from objectives.recipe import ObjectiveError
 from objectives.registry import TEACHERS, Geometry
 from objectives.student import sincos_positions
@@ -78,7 +79,7 @@ class IdTeacher(Teacher, ABC):
 
     def tokenize(self, images: Tensor) -> Tensor:
         """Normalised views (B, 3, S, S) -> ids (B, L), int64; prepared or not."""
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.no_grad(), exact(images.device):
             return self.logits(images.float()).argmax(-1)
 
     def picture(self, ids: Tensor) -> Tensor | None:

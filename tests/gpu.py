@@ -90,7 +90,7 @@ def carry_out(part: Part) -> str | None:
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # `bench run` keeps what is finished
         try:
-            process.wait(30)
+            process.wait(70)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ ENDINGS = {".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".tex":
 
 if TYPE_CHECKING:
     from leaderboard.records import InvalidRecord, Record
-    from leaderboard.table import Table
+    from leaderboard.table import Comparison, Table
 
 
 def leaderboard(
@@ -40,51 +40,58 @@ def leaderboard(
     analyses: Annotated[
         bool, typer.Option("--analyses", help="Print analyses beside the scores instead, with correlations (markdown).")
     ] = False,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Print the tested pairs of rows instead (markdown).")] = False,
+    pairs: Annotated[
+        bool,
+        typer.Option("--pairs", help="Print the tested pairs of rows instead (markdown); all of a column are tested "
+                     "together, whichever are shown."),
+    ] = False,
 ) -> None:
     """Print the table of a suite from records.
 
     Which of two objectives is better: bench leaderboard --objective A,B --pairs.
     """
     from benchmarks.suite import declared_settings
-    from leaderboard.analyses import read_analyses
     from leaderboard.records import read_records
-    from leaderboard.render import comparisons
     from leaderboard.table import build
 
     folders = [*(runs or []), *(more or [])] or [Path("runs")]
     for folder in folders:
         if not folder.is_dir():
             raise RequestError(f"--runs {folder}: no such folder")
+    asked = f"--format {output_format}"
     if output is not None and output_format == "terminal":
-        output_format = ENDINGS.get(output.suffix.lower(), output_format)
+        output_format, asked = ENDINGS.get(output.suffix.lower(), output_format), f"the ending of --output {output}"
     if (pairs or analyses) and output_format not in ("terminal", "md"):
-        raise RequestError(f"--{'pairs' if pairs else 'analyses'} prints markdown: leave out --format {output_format}")
+        raise RequestError(f"--{'pairs' if pairs else 'analyses'} prints markdown: leave out {asked}, or end it in .md"
+                           if output else f"--{'pairs' if pairs else 'analyses'} prints markdown: leave out {asked}")
     records, invalid = read_records(folders)
     if not records and not invalid:
         raise RequestError(f"--runs {' '.join(map(str, folders))}: no records there; `bench run` makes some")
-    for what, asked in (("objective", objective), ("budget", budget), ("protocol", protocol)):
-        if asked:
-            records, invalid = _only(records, invalid, what, asked)
+    chosen = {what: names(text) for what, text in (("objective", objective), ("budget", budget)) if text}
+    for what, text in (("protocol", protocol), ("objective", objective), ("budget", budget)):
+        if text:
+            kept = _only(records, invalid, what, text)
+            if what == "protocol" or not pairs:  # pairs are tested within their whole column, whichever are shown
+                records, invalid = kept
     if suite == "all":
         if output_format != "html":
             raise RequestError("--suite all makes one page of all suites: add --format html, or name one suite")
-        deliver(_page_of_suites(records, invalid, read_analyses(folders), published), output)
+        deliver(_page_of_suites(records, invalid, _analyses(folders, chosen), published), output)
         return
     mine = [record for record in records if record.suite == suite]
     if not mine and records:
         raise unknown("records of suite", suite, {record.suite for record in records})
     table = build(mine, invalid, suite=suite, declared=declared_settings)
     if analyses:
-        deliver(_analysed(folders, mine, suite), output)
+        deliver(_analysed(_analyses(folders, chosen), mine, suite), output)
     elif pairs:
-        deliver(comparisons(table), output)
+        deliver(_pairs(table, chosen), output)
     elif published:
-        _show_published(table, output_format, output, folders)
+        _show_published(table, output_format, output, _analyses(folders, chosen))
     elif output_format == "html":
         from leaderboard.page import page
 
-        deliver(page(table, analyses=read_analyses(folders)), output)
+        deliver(page(table, analyses=_analyses(folders, chosen)), output)
     else:
         show(table, output_format, output)
 
@@ -108,6 +115,27 @@ def _only(
             [error for error in invalid if error.cell is None or value(error.cell) in wanted])
 
 
+def _analyses(folders: Sequence[Path], chosen: Mapping[str, Sequence[str]]) -> list[Record]:
+    """The analyses of the chosen objectives and budgets."""
+    from leaderboard.analyses import read_analyses
+
+    return [one for one in read_analyses(folders) if all(getattr(one, what) in own for what, own in chosen.items())]
+
+
+def _pairs(table: Table, chosen: Mapping[str, Sequence[str]]) -> str:
+    """The tested pairs of the chosen budgets, between the chosen objectives; of a single one with all others."""
+    from leaderboard.render import comparisons
+
+    objectives, budgets = chosen.get("objective", ()), chosen.get("budget", ())
+    least = min(2, len(objectives))
+
+    def shown(pair: Comparison) -> bool:
+        named = sum(name[0].partition(" (")[0] in objectives for name in (pair.a, pair.b))
+        return named >= least and (not budgets or pair.a[2] in budgets)
+
+    return comparisons(table, shown)
+
+
 def show(table: Table, output_format: str, output: Path | None = None) -> None:
     """Print the table in one of ``options.TABLE_FORMATS``, or write it to a file; there, ``terminal`` is markdown."""
     from leaderboard.render import print_terminal, render
@@ -120,16 +148,15 @@ def show(table: Table, output_format: str, output: Path | None = None) -> None:
         deliver(render(table, _style(output_format)), output)
 
 
-def _show_published(table: Table, output_format: str, output: Path | None, folders: Sequence[Path]) -> None:
+def _show_published(table: Table, output_format: str, output: Path | None, analyses: Sequence[Record]) -> None:
     """The table with published numbers beside it."""
     from leaderboard import published
-    from leaderboard.analyses import read_analyses
     from leaderboard.page import page
     from leaderboard.render import render
 
     found = published.beside(table)
     if output_format == "html":
-        deliver(page(table, found, analyses=read_analyses(folders)), output)
+        deliver(page(table, found, analyses=analyses), output)
     elif output_format == "json":
         merged = {**json.loads(render(table, "json")), "published": published.as_json(found)}
         deliver(json.dumps(merged, indent=1) + "\n", output)
@@ -143,15 +170,15 @@ def _show_published(table: Table, output_format: str, output: Path | None, folde
         deliver(render(table, style) + "\n" + published.text(table, found, style), output)
 
 
-def _analysed(folders: Sequence[Path], records: Sequence[Record], suite: str) -> str:
+def _analysed(analyses: Sequence[Record], records: Sequence[Record], suite: str) -> str:
     """What analyses of the suite's backbones found, beside their scores, as markdown.
 
     Raises:
         RequestError: there are none.
     """
-    from leaderboard.analyses import convention, correlate, correlation_table, read_analyses, studied, summary_table
+    from leaderboard.analyses import convention, correlate, correlation_table, studied, summary_table
 
-    mine = [analysis for analysis in read_analyses(folders) if analysis.suite == suite]
+    mine = [analysis for analysis in analyses if analysis.suite == suite]
     rows = studied(mine)
     if not rows:
         raise RequestError(f"no backbone of suite {suite} was analysed there; first: bench analyze --suite {suite}")

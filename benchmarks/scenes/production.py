@@ -17,9 +17,10 @@ import torch
 from benchmarks import signals
 from benchmarks.scenes import CLASSES, VERSION, Progress, SceneError, SceneSpec, layout, raycast, video
 from benchmarks.scenes.writers import Noted, Writer
-from objectives.machine import keep_freed_memory
+from objectives.machine import available_memory, keep_freed_memory
 
 BATCH = 12  # pictures rendered at once: enough to hide a call's cost, few enough to stay in the cache
+MEMORY = 3 * 2**30 // 2  # bytes of a process that renders, with room to spare
 FEW = 600  # pictures and frames: they take one process as long as another one takes to begin
 LEAST_SEEN = {"main": 0.6, "figure": 0.5}  # of the unoccluded pixels
 LEAST_MAIN = 0.03  # of the picture's pixels
@@ -38,24 +39,26 @@ def fill(folder: Path, spec: SceneSpec, progress: Progress) -> str:
     """
     writer = Writer(folder, spec.size)
     threads = torch.get_num_threads()
-    pool = _pool(threads, spec)
+    pool = _pool(min(threads, available_memory() // MEMORY), spec)
     try:
         for split, number, count in (
             ("train", layout.TRAIN, spec.pictures_train), ("val", layout.VAL, spec.pictures_val)
         ):
             writer.folders(split, count)
             batches = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
-            work = [pool.submit(_pictures, folder, spec, split, number, batch) for batch in batches]
+            with signals.ignored_by_children():
+                work = [pool.submit(_pictures, folder, spec, split, number, batch) for batch in batches]
             _watch(work, f"{split} pictures", count, progress, writer.noted)
         for split, number, count in (
             ("training", layout.VIDEO_TRAIN, spec.videos_train), ("testing", layout.VIDEO_TEST, spec.videos_test)
         ):
-            work = [pool.submit(_video, folder, spec, split, number, index) for index in range(count)]
+            with signals.ignored_by_children():
+                work = [pool.submit(_video, folder, spec, split, number, index) for index in range(count)]
             _watch(work, f"{split} videos", count, progress, writer.noted)
         labels = writer.close()
     except BrokenProcessPool as error:
-        raise SceneError("a process that renders scenes was killed; out of memory? the same command renders them "
-                         "anew") from error
+        raise SceneError("a process that renders scenes ended; if nothing above says why, it was killed (out of "
+                         "memory?): the same command renders them anew") from error
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
@@ -66,14 +69,13 @@ def _pool(count: int, spec: SceneSpec) -> Executor:
     """What renders: processes where there is enough to do for their start to pay, else a thread of this one."""
     pictures = spec.pictures_train + spec.pictures_val
     frames = spec.videos_train * spec.frames_train + spec.videos_test * spec.frames_test
-    if count == 1 or pictures + frames < FEW:
+    if count <= 1 or pictures + frames < FEW:
         return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
     return ProcessPoolExecutor(count, get_context("spawn"), initializer=_begin)
 
 
 def _begin() -> None:
-    """Of a process that renders: an interruption is for the one that asked, with which it goes."""
-    signals.ignore()
+    """Of a process that renders: it ignores interruptions from its start, and goes with the one that began it."""
     signals.leave_with_parent()
     keep_freed_memory()  # or a quarter of the time goes into getting the same memory again
     torch.set_num_threads(1)

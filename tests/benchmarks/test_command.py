@@ -147,9 +147,16 @@ def test_a_leaderboard_of_some_rows(call, tmp_path):
     assert code == 0, err
     assert {(row["objective"], row["budget"]) for row in json.loads(out)["rows"]} == {
         ("mae", "long"), ("simmim", "long")}
+    code, whole, _ = call(*records, "--pairs")
     code, out, err = call(*records, "--objective", "mae,simmim", "--budget", "long", "--pairs")
     assert code == 0, err
-    assert "simmim" in out
+    pairs = [line for line in out.splitlines() if line.startswith("| ") and "simmim" in line]
+    assert len(pairs) == 5
+    cells = [[cell.strip() for cell in line.split("|")] for line in pairs]
+    told = {tuple(cell.strip() for cell in line.split("|")) for line in whole.splitlines()}
+    assert {tuple(row) for row in cells} <= told  # tested as in the whole column
+    code, out, err = call(*records, "--objective", "mae", "--budget", "long", "--pairs")
+    assert {"simmim", "dino"} <= set(out.replace("|", " ").split())
     code, _, err = call(*records, "--objective", "mea")
     assert (code, err) == (2, "bench: no objective of these records 'mea'; did you mean 'mae'?\n")
 
@@ -162,6 +169,13 @@ def test_the_ending_of_a_file_tells_the_format(call, tmp_path):
         assert (tmp_path / f"x.{ending}").read_text().startswith(begins)
     code, _, err = call("leaderboard", "--runs", COMMITTED, "--pairs", "--format", "json")
     assert (code, err) == (2, "bench: --pairs prints markdown: leave out --format json\n")
+    code, _, err = call("leaderboard", "--runs", COMMITTED, "--pairs", "--output", tmp_path / "p.csv")
+    assert code == 2
+    assert "or end it in .md" in err
+    code, out, err = call("leaderboard", "--runs", COMMITTED, "--analyses", "--objective", "mae,simmim,supervised")
+    assert code == 0, err
+    assert "mae" in out
+    assert "beitv2" not in out
 
 
 def test_a_folder_without_records_is_said(call, tmp_path):

@@ -454,7 +454,8 @@ def test_threads_of_torch_are_left_as_they_were(tmp_path):
 def test_processes_render_what_one_thread_does(tmp_path, monkeypatch):
     alone = scenes.prepare(tmp_path / "alone", TINY)
     monkeypatch.setattr(production, "FEW", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(production.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(production.torch, "set_num_threads", lambda count: None)
     seen = []
     assert scenes.prepare(tmp_path / "together", TINY, lambda *told: seen.append(told)) == alone
     assert seen[-1][1:] == (TINY.videos_test, TINY.videos_test)
@@ -466,6 +467,6 @@ def test_a_killed_process_is_one_line(tmp_path, monkeypatch):
             raise BrokenProcessPool("killed")
 
     monkeypatch.setattr(production, "as_completed", lambda work: [Killed()])
-    with pytest.raises(scenes.SceneError, match="was killed; out of memory"):
+    with pytest.raises(scenes.SceneError, match="it was killed"):
         scenes.prepare(tmp_path / "scenes", TINY)
     assert not (tmp_path / "scenes").exists()

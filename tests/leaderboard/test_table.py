@@ -457,3 +457,12 @@ def test_two_items_test_nothing(make_record):
     assert {found.objective: found.cells["classification.frozen"].rank for found in table.rows} == {
         "b": 1, "c": 2, "a": 3}
     assert "too few" in table.legend
+
+
+def test_pairs_over_too_few_items_leave_the_others_their_tests(make_record):
+    """Seven items can tell two rows apart; two rows with two items of their own must not take that from them."""
+    levels = {"a": (10.0, 7), "b": (50.0, 7), "c": (20.0, 2), "d": (30.0, 2)}
+    records = [with_items(make_record, [level + i for i in range(count)], name)
+               for name, (level, count) in levels.items()]
+    found = build(records).comparisons
+    assert [({pair.a[0], pair.b[0]}, pair.significant) for pair in found] == [({"a", "b"}, True)]

@@ -227,6 +227,10 @@ def test_blocks_that_differ_in_drop_path_alone_are_compiled_once(make_job, pictu
     release_blocks(objective)
     rates = [block.drop_path1.drop_prob for block in objective.student.backbone.blocks[1:]]
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    compile_blocks(objective, backend=counting)
+    objective.eval()
+    release_blocks(objective)
+    assert not objective.student.backbone.blocks[-1].drop_path1.training
 
 
 def test_the_drop_path_of_compiled_blocks_keeps_the_mean():

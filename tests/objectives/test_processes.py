@@ -1,5 +1,6 @@
 """Several processes train as one does: draws, gradients, statistics, checkpoints. Gloo, on the CPU."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -229,3 +230,25 @@ def test_all_stop_where_one_diverges_and_the_whole_batch_is_kept(make, pictures,
     (job,) = make("bad", ["mae"])
     assert len(set(in_processes(2, bad, job, pictures))) == 1
     assert len(load_file(job.folder / "diverged.safetensors")["index"]) == 16
+
+
+def _checkpoints(job, pictures, seconds):
+    """Steps at which process 0 wrote one, each taking so long; the others only hand theirs in."""
+    from objectives import checkpoint
+    from objectives import pretrain as module
+
+    kept, save = [], checkpoint.save
+
+    def slow(folder, step, state):
+        time.sleep(seconds)
+        kept.append(step)
+        return save(folder, step, state)
+
+    checkpoint.save, module.CHECKPOINT_EVERY, module.CHECKPOINT_SHARE = slow, 1, 0.01
+    pretrain(job, pictures)
+    return kept
+
+
+def test_checkpoints_of_several_processes_take_their_share_at_most(make_job, pictures, in_processes):
+    job = make_job("mae", folder="together", images_seen=64, batch_size=8)
+    assert in_processes(2, _checkpoints, job, pictures, 1.0) == [[1], []]

@@ -102,7 +102,7 @@ def summary(suite: str, protocol: str, budget: str) -> str:
         return ""
     heads = ["objective", "seeds", "mean rank", *(f"{column.task} · {column.measure}" for column in made.columns)]
     rows = [[f"`{row.objective}`", row.seeds_text, row.rank_text,
-             *(_marked(row.cells[column.id]) for column in made.columns)] for row in group.rows]
+             *(md(row.cells[column.id].seeds_text) for column in made.columns)] for row in group.rows]
     return scaling.table(heads, rows) + (
         f"\n\nSuite {suite}, {group.heading[0].lower()}{group.heading[1:]}, protocol {protocol}; ±: half the 95 % "
         "interval over seeds; a rank is one more than the number of rows that are significantly better.")

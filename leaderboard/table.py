@@ -398,6 +398,10 @@ def build(
             )
             for at in own:
                 group[at][column.id] = _draft(own[at].get(column.id), found[at], column, _label(at), common)
+        for at, row in group.items():
+            for name, seeds in _other_weights(row).items():
+                row[name].notes.append(_clean(f"{_label(at)}, {name}, {_seeds(seeds)}: scored on other weights than "
+                                              "the row's other columns: the backbone was trained again"))
         ranked, tested = _ranked(group, columns, own)
         ranked.sort(key=lambda pair: _place(pair[1]))
         rows += ranked
@@ -526,7 +530,7 @@ def _draft(
     for record, reason in left_out:
         reasons["left out of the mean", reason].append(record.seed)
     notes = [
-        _clean(f"{where}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}: {status}: {reason}")
+        _clean(f"{where}, {_seeds(seeds)}: {status}: {reason}")
         for (status, reason), seeds in sorted(reasons.items())
     ]
     if not good:
@@ -575,6 +579,28 @@ def _alike(
         else:
             kept.append(record)
     return kept, chosen, others
+
+
+def _other_weights(row: Mapping[str, _Draft]) -> dict[str, list[int]]:
+    """Column -> the seeds whose score there is of other weights than in most of the row's columns."""
+    of_seed: dict[int, dict[str, str]] = defaultdict(dict)
+    for name, draft in row.items():
+        for record in draft.cell.records:
+            if weights := record.fingerprints.get("backbone"):
+                of_seed[record.seed][name] = weights
+    found = defaultdict(list)
+    for seed, weights_of in sorted(of_seed.items()):
+        counts = Counter(weights_of.values())
+        usual = max(counts, key=lambda weights: (counts[weights], weights))
+        for name, weights in weights_of.items():
+            if weights != usual:
+                found[name].append(seed)
+    return found
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    listed = sorted(seeds)
+    return f"seed{'s' * (len(listed) > 1)} {', '.join(map(str, listed))}"
 
 
 def _items(records: Sequence[Record], column: Column) -> np.ndarray | None:
@@ -725,7 +751,7 @@ def _warnings(records: Sequence[Record], label: str) -> list[str]:
             if reason := (record.details or {}).get(key):
                 seeds[what, str(reason)].add(record.seed)
     return [
-        _clean(f"{label}, seed{'s' * (len(own) > 1)} {', '.join(map(str, sorted(own)))}: {what}: {reason}")
+        _clean(f"{label}, {_seeds(own)}: {what}: {reason}")
         for (what, reason), own in sorted(seeds.items())
     ]
 

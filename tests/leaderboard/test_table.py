@@ -466,3 +466,17 @@ def test_pairs_over_too_few_items_leave_the_others_their_tests(make_record):
                for name, (level, count) in levels.items()]
     found = build(records).comparisons
     assert [({pair.a[0], pair.b[0]}, pair.significant) for pair in found] == [({"a", "b"}, True)]
+
+
+def test_columns_on_other_weights_are_noted(make_record):
+    prints = dict(cell="c", config="f", data="d", backbone="b")
+    tasks = ("classification", "segmentation")
+    records = [make_record(50.0, task=task, seed=seed) for task in tasks for seed in (0, 1, 2)]
+    again = [make_record(50.0, task="tracking", seed=seed, fingerprints={**prints, "backbone": f"other{seed}"})
+             for seed in (0, 2)]
+    table = build([*records, *again, make_record(50.0, task="tracking", seed=1)])
+    assert table.notes == (
+        "mae, tracking.frozen, seeds 0, 2: scored on other weights than the row's other columns: the backbone was "
+        "trained again",
+    )
+    assert table.rows[0].cells["tracking.frozen"].notes == (1,)

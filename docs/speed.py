@@ -18,7 +18,7 @@ NO_GPU = (
 )
 JOBS = {"job": "`bench run --objective maskdistill --tasks all`",
         "board": "`bench run --objective all --tasks all --seeds 3`"}
-ASIDE = ("ours fp32", "mmpretrain bf16")  # a pair that says nothing: precisions that nobody would choose between
+PEER = "mmpretrain"
 
 
 def read(folder: Path) -> list[Record]:
@@ -48,18 +48,22 @@ def _side(row: Mapping[str, Any]) -> str:
     return " ".join([row["side"], row["precision"], *(word for word in ("fused", "compiled") if row[word])])
 
 
+def pairs(record: Record) -> list[Mapping[str, Any]]:
+    """Our steps with mmpretrain's, but for ours in fp32 with its in bf16: nobody would choose between those."""
+    return [pair for pair in record["ratios"] if pair["peer"].startswith(PEER)
+            and not (pair["ours"].startswith("ours fp32") and pair["peer"] == f"{PEER} bf16")]
+
+
 def beside_peers(records: Iterable[Record]) -> list[Sequence[Any]]:
     """Rows of the table: each of our steps beside the peer's that took turns with it."""
     rows = []
     for record in records:
         speeds = {(row["objective"], _side(row)): row for row in record["rows"]}
-        for pair in record["ratios"]:
-            if pair["ours"].startswith(ASIDE[0]) and pair["peer"].startswith(ASIDE[1]):
-                continue
+        for pair in pairs(record):
             ours, peer = (speeds[pair["objective"], pair[side]] for side in ("ours", "peer"))
             rows.append([
                 f"`{pair['objective']}`", record["batch"], pair["ours"].removeprefix("ours "),
-                pair["peer"].removeprefix("mmpretrain "), f"**{pair['ratio']:.2f}**",
+                pair["peer"].removeprefix(f"{PEER} "), f"**{pair['ratio']:.2f}**",
                 f"{pair['low']:.2f}–{pair['high']:.2f}",
                 *(f"{mine:{form}} / {theirs:{form}}" for form, mine, theirs in (
                     (".2f", ours["images_per_second"], peer["images_per_second"]),
@@ -72,14 +76,14 @@ def beside_peers(records: Iterable[Record]) -> list[Sequence[Any]]:
 
 
 def steps(records: Sequence[Record]) -> str:
-    """Our training steps beside mmpretrain's, and our objectives alone where they have no peer there."""
+    """Our training steps beside mmpretrain's."""
     head = ["objective", "batch", "ours", "mmpretrain", "images/s, ours over mmpretrain's", "quartiles",
             "images/s", "% of ceiling", "peak MiB", "network", "commit"]
     return table(head, beside_peers(records))
 
 
 def alone(record: Record) -> str:
-    """Our steps of several objectives, as measured in one call."""
+    """The steps of several objectives, as measured in one call."""
     head = ["objective", "how", "images/s", "± half quartiles", "GFLOPs a picture", "% of ceiling", "peak MiB"]
     rows = [[f"`{row['objective']}`", _side(row), f"{row['images_per_second']:.2f}", f"{row['spread']:.2f}",
              f"{row['gflops_per_image']:.1f}", f"{100 * row['ceiling_share']:.0f}", f"{row['memory_mb']:,.0f}"]
@@ -119,9 +123,9 @@ def gpu(record: Record | None) -> str:
     texts = [f"{machine(next(iter(parts.values())))}."] if parts else []
     took = {JOBS[name]: seconds for name, seconds in record["seconds"].items() if name in JOBS}
     texts += [f"{words}: {seconds:,.0f} s." for words, seconds in took.items()]
-    if beside := [part for part in parts.values() if part["ratios"]]:
+    if beside := [part for part in parts.values() if pairs(part)]:
         texts.append(steps(beside))
-    texts += [f"### {name}\n\n{alone(part)}" for name, part in parts.items() if not part["ratios"]]
+    texts += [f"### {name}\n\n{alone(part)}" for name, part in parts.items()]  # some have no peer there
     texts += [f"`{name}` failed: {reason}" for name, reason in record["failed"].items()]
     return "\n\n".join(texts)
 
@@ -139,7 +143,7 @@ def page(folder: Path) -> str:
             "Ours in bf16 is `--fast`: autocast, fused AdamW, no token computed that the loss does not look at. "
             "Ceiling: a large matrix product of the same precision, measured in the same turns. Columns with a stroke: "
             "ours / mmpretrain's. Two cores.\n\n" + steps(measured)) if measured else "",
-        "Objectives beside each other": "\n\n".join(alone(record) for record in measured if not record["ratios"]),
+        "Objectives beside each other": "\n\n".join(alone(record) for record in measured if not pairs(record)),
         "Reading": "\n\n".join(map(reading, of_kind.get("data", []))),
         "A grid of heads": "\n\n".join(map(heads, of_kind.get("heads", []))),
         "What surrounds the steps": "\n\n".join(map(overhead, of_kind.get("overhead", []))),

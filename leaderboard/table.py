@@ -266,9 +266,9 @@ class Group:
     @property
     def title(self) -> str:
         """The heading and what all rows share, one line."""
+        words = {"seeds": "{} seed" if self.common.get("seeds") == "1" else "{} seeds", "device": "{}"}
         shared_texts = ", ".join(
-            f"{text} seed{'' if text == '1' else 's'}" if head == "seeds" else text if head == "device" else
-            f"{head} {text}" for head, text in self.common.items() if text
+            words.get(head, f"{head} {{}}").format(text) for head, text in self.common.items() if text
         )
         return f"{self.heading}. All rows: {shared_texts}." if shared_texts else f"{self.heading}."
 

@@ -73,6 +73,7 @@ def test_the_page_of_speeds_shows_what_a_gpu_did(tmp_path, monkeypatch):
     (tmp_path / "gpu.json").write_text(json.dumps(whole))
     text = speed.page(tmp_path)
     part = text[text.index("## On a GPU"):]
+    assert "| `mae` | mmpretrain bf16 |" in part[part.index("### compiled"):part.index("### objectives")]
     for said in ("NVIDIA Fast", "**1.35**", "### objectives", "`job` failed: not done after 110 s", "all`: 110 s"):
         assert said in part
     assert "Not measured" not in text

@@ -29,7 +29,7 @@ def prepare(suite: Suite = "embedded", runs: Runs = Path("runs"), data_root: Dat
         from tabulate import tabulate
 
         sections = {"pre-training": chosen.pictures, **chosen.data}
-        rows = [(name, "\n".join(dict.fromkeys(map(str, roots(section)))), chosen.sources.get(name, ""))
+        rows = [(name, "\n".join(map(str, roots(section))), chosen.sources.get(name, ""))
                 for name, section in sections.items()]
         heads = ("data of", "below --data-root", "where to get it")
         print(tabulate(rows, headers=heads, tablefmt="simple", maxcolwidths=[None, None, 80]))

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.errors import RequestError, unknown
-from benchmarks.options import TableFormat, names
-
-ENDINGS = {".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".tex": "tex"}
+from benchmarks.options import TABLE_FORMATS, TableFormat, names
 
 if TYPE_CHECKING:
     from leaderboard.records import InvalidRecord, Record
@@ -58,12 +56,11 @@ def leaderboard(
     for folder in folders:
         if not folder.is_dir():
             raise RequestError(f"--runs {folder}: no such folder")
-    asked = f"--format {output_format}"
-    if output is not None and output_format == "terminal":
-        output_format, asked = ENDINGS.get(output.suffix.lower(), output_format), f"the ending of --output {output}"
+    mend = f"leave out --format {output_format}"
+    if output is not None and output_format == "terminal" and (ending := output.suffix[1:].lower()) in TABLE_FORMATS:
+        output_format, mend = ending, f"let --output {output} end in .md"
     if (pairs or analyses) and output_format not in ("terminal", "md"):
-        raise RequestError(f"--{'pairs' if pairs else 'analyses'} prints markdown: leave out {asked}, or end it in .md"
-                           if output else f"--{'pairs' if pairs else 'analyses'} prints markdown: leave out {asked}")
+        raise RequestError(f"--{'pairs' if pairs else 'analyses'} prints markdown: {mend}")
     records, invalid = read_records(folders)
     if not records and not invalid:
         raise RequestError(f"--runs {' '.join(map(str, folders))}: no records there; `bench run` makes some")

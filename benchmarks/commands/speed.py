@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmarks.errors import RequestError, unknown
+from benchmarks.errors import EXIT_FAILED, RequestError, unknown
 from benchmarks.options import CfgOptions, DataRoot, Device, Objectives, Runs, Suite, TextFormat, choice, names
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def speed(
     if not _kept(record, output, output_format):
         _print(record)
     if record.get("failed"):
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _plans(objective: str, suite: str, options: list[str]) -> list[Pretraining]:
@@ -181,21 +182,20 @@ def _side_by_side(
 
     speeds, ratios, tops, failed, record = [], [], {}, {}, {}
     without = _without_peer([plan for group in groups for plan in group], peer) if peer else {}
+
+    def contestants(group: Sequence[Pretraining]) -> Iterator[timing.Contestant]:
+        for plan in group:
+            for precision, way in product(precisions, ways):
+                yield timing.ours(plan, batch, _computing(precision, way, place), place)
+            if plan.label in without:
+                reporter.say(f"{plan.label}: timed alone: {without[plan.label]}")
+            elif peer:
+                for precision in precisions:
+                    yield timing.peer(plan, batch, precision, place)
+
     for group in groups:
-        contestants = []
         try:
-            for plan in group:
-                contestants += [
-                    timing.ours(plan, batch, _computing(precision, way, place), place)
-                    for precision in precisions for way in ways
-                ]
-                if not peer:
-                    continue
-                if plan.label in without:
-                    reporter.say(f"{plan.label}: timed alone: {without[plan.label]}")
-                else:
-                    contestants += [timing.peer(plan, batch, precision, place) for precision in precisions]
-            rows, pairs, top = timing.measure(contestants, batch, steps, turns, reporter)
+            rows, pairs, top = timing.measure(list(contestants(group)), batch, steps, turns, reporter)
         except RequestError:
             raise
         except Exception as error:  # of memory, a compiler, or a kernel that this device does not have
@@ -206,7 +206,6 @@ def _side_by_side(
         speeds += rows
         ratios += pairs
         tops |= top
-        del contestants
         gc.collect()
         if speeds:
             record = {**timing.record(speeds, ratios, tops, groups[0][0], batch, str(place), steps, turns),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import BaseDataset
 from mmpose.datasets.datasets.body import CocoDataset, CrowdPoseDataset
 from mmpose.evaluation import CocoMetric
 from mmpose.evaluation.functional import keypoint_pck_accuracy
@@ -26,6 +27,11 @@ from downstream.task import Job, MissingData, Outcome, TaskError
 
 HEADS = ("linear", "classic", "simple")
 PADDING = 1.25  # of a person's box (mmpose)
+# of a data set's meta information, what mmpose's transforms and models look for in a sample
+SHARED = (
+    "dataset_name", "upper_body_ids", "lower_body_ids", "flip_pairs", "dataset_keypoint_weights", "flip_indices",
+    "skeleton_links",
+)
 DEFAULTS = {
     "input_size": 64, "epochs": 12, "batch_size": 32, "lr": [4e-3, 1.6e-2], "head": "linear", "upsample": 4,
     "sigma": 1.5, "flip_test": True, "deconv": (256, 256), "half_body": False, "loss_weight": 100.0, "patch_padding": 0,
@@ -216,6 +222,11 @@ class _Labelled:
         for row in rows:
             (row.get("raw_ann_info") or {}).pop("segmentation", None)
         return [row for row in rows if row["keypoints_visible"].any()]
+
+    def get_data_info(self, idx: int) -> dict:
+        """mmpose's, with the names and pairs of key points that all people share, which it copies for each of them."""
+        shared = {name: self._metainfo[name] for name in SHARED}
+        return {**BaseDataset.get_data_info(self, idx), **shared}
 
 
 @DATASETS.register_module()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from downstream.task import TaskError
 
@@ -32,6 +33,10 @@ class Watch(Hook):
         last = self.losses[-5:]
         return sum(last) / len(last)
 
+    def before_train(self, runner: Runner) -> None:
+        if runner.optim_wrapper.clip_grad_kwargs:
+            runner.optim_wrapper.clip_func = _clip
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
@@ -49,3 +54,10 @@ class Watch(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         self.report(batch_idx + 1, None)
+
+
+def _clip(parameters: Sequence[nn.Parameter], **how: Any) -> None:
+    """torch's ``clip_grad_norm_``, without the norm: mmengine would read it at every step, for which it waits for a
+    GPU, and keep it.
+    """
+    nn.utils.clip_grad_norm_(parameters, **how)

@@ -400,3 +400,40 @@ def test_vitpose_leaves_out_the_class_token_and_keeps_its_position(backbone):
 def test_one_picture_cannot_choose_among_heads(make_job):
     with pytest.raises(TaskError, match="nothing is left of 1 to train on; raise train_limit"):
         evaluate(make_job("classification", train_limit=1))
+
+
+def test_the_linear_segmentation_head_has_mmsegs_loss_and_nothing_else():
+    from mmengine.structures import PixelData
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+    from mmseg.structures import SegDataSample
+
+    with engine.quiet("mmseg"):
+        from downstream.segmentation import IGNORE, LinearSegHead
+
+        head = LinearSegHead(in_channels=4, channels=4, num_classes=5, ignore_index=IGNORE, dropout_ratio=0.0)
+        logits = torch.randn(2, 5, 8, 8)
+        labels = torch.randint(0, 5, (2, 1, 12, 20))
+        labels[:, :, :3] = IGNORE
+        samples = [SegDataSample(gt_sem_seg=PixelData(data=one)) for one in labels]
+        found, theirs = head.loss_by_feat(logits, samples), BaseDecodeHead.loss_by_feat(head, logits, samples)
+    assert set(theirs) - set(found) == {"acc_seg"}
+    assert torch.equal(found["loss_ce"], theirs["loss_ce"])
+
+
+@pytest.mark.parametrize("layout", ["coco", "crowdpose"])
+def test_people_share_what_mmpose_copies_for_each(layout, data, make_job):
+    from mmpose.datasets.datasets.base import BaseCocoStyleDataset
+    from mmpose.registry import DATASETS
+
+    job = make_job("pose")
+    with engine.quiet("mmpose"):
+        from downstream.pose import dataset_of
+
+        config = dataset_of({**job.data, "layout": layout}, "train", [])
+        people = DATASETS.build({**config, "lazy_init": layout != "coco"})
+    if layout != "coco":  # its own names and pairs are enough
+        people.data_list, people._fully_initialized, people.serialize_data = [{"id": 1}], True, False
+    ours, theirs = people.get_data_info(0), BaseCocoStyleDataset.get_data_info(people, 0)
+    assert sorted(ours) == sorted(theirs)
+    assert all(str(ours[name]) == str(theirs[name]) for name in theirs)
+    assert ours["flip_pairs"] is people.get_data_info(0)["flip_pairs"]

@@ -181,9 +181,7 @@ class LinearSegHead(LinearDenseMixin, BaseDecodeHead):
     """From a token's features to ``upsample²`` sub-patches' logits by one linear layer, then bilinear to the labels."""
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
-        """mmseg's, without the accuracy of each training batch: sorting the classes of all pixels for a number that
-        nobody reads takes a quarter of a step.
-        """
+        """mmseg's, without the accuracy of each training batch, which sorts all pixels' classes and nobody reads."""
         labels = self._stack_batch_gt(batch_data_samples)
         logits = resize(seg_logits, size=labels.shape[2:], mode="bilinear", align_corners=self.align_corners)
         loss = self.loss_decode(logits, labels.squeeze(1), ignore_index=self.ignore_index)

@@ -19,7 +19,8 @@ from benchmarks.scenes import CLASSES, VERSION, Progress, SceneError, SceneSpec,
 from benchmarks.scenes.writers import Noted, Writer
 from objectives.machine import available_memory, keep_freed_memory
 
-BATCH = 12  # pictures rendered at once: enough to hide a call's cost, few enough to stay in the cache
+BATCH = 12  # pictures of 128 px rendered at once: enough to hide a call's cost, few enough to stay in the cache
+PIXELS = BATCH * 128**2
 MEMORY = 3 * 2**30 // 2  # bytes of a process that renders, with room to spare
 FEW = 600  # pictures and frames: they take one process as long as another one takes to begin
 LEAST_SEEN = {"main": 0.6, "figure": 0.5}  # of the unoccluded pixels
@@ -127,7 +128,8 @@ def _video(folder: Path, spec: SceneSpec, split: str, number: int, index: int) -
     writer = Writer(folder, spec.size)
     frames = spec.frames_train if split == "training" else spec.frames_test
     clip = video.video(spec.seed, number, index, frames, spec.video_size)
-    batches = [raycast.render(clip.scenes[start : start + BATCH], spec.video_size) for start in range(0, frames, BATCH)]
+    step = max(1, PIXELS // spec.video_size**2)
+    batches = [raycast.render(clip.scenes[start : start + step], spec.video_size) for start in range(0, frames, step)]
     # The numbers of a class run on from the training videos to the test videos.
     before = 0 if split == "training" else len(range(clip.shape, spec.videos_train, len(CLASSES)))
     writer.video(

@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
 PLANE, ELLIPSOID, BOX, CYLINDER, CAPSULE = range(5)
 PLAIN, STRIPES, BANDS, CHECKER, DOTS, NOISE = range(6)  # textures
 NO_GROUP, MAIN, FIGURE = range(3)  # whose unoccluded silhouette is kept
 VOID = 0  # the label of the sky: no class, no depth
 
-Vector = tuple[Tensor, Tensor, Tensor]
+Vector = tuple[np.ndarray, np.ndarray, np.ndarray]
 FAR = 1.0e3  # metres; where the sky hangs
 GRID = 1.0e-6  # parameters are rounded to this, so that the last bit of a machine's sine never reaches a pixel
 TINY = 1.0e-12  # stands for the zeros of rays that run along an axis
@@ -128,68 +127,73 @@ class Rendered:
 # Each takes origin and direction in local coordinates and gives the ray parameter of the first hit, inf for none.
 
 
-def _take(column: Tensor, index: Tensor) -> Tensor:
-    """``column[index]``, several times faster in this form."""
-    return torch.index_select(column, 0, index)
+def _take(column: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """``column[index]``, faster in this form."""
+    return column.take(index, mode="clip")
 
 
-def _dot(a: Vector, b: Vector) -> Tensor:
+def _sqrt(values: np.ndarray) -> np.ndarray:
+    """Torch's square root: up to one bit off, but the one that version 3 of the pictures was rendered with."""
+    return torch.from_numpy(values).sqrt().numpy()
+
+
+def _dot(a: Vector, b: Vector) -> np.ndarray:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _where_hit(hit: Tensor, distance: Tensor) -> Tensor:
-    return torch.where(hit & (distance > 0), distance, torch.inf)
+def _where_hit(hit: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    return np.where(hit & (distance > 0), distance, np.inf)
 
 
-def ellipsoid(origin: Vector, direction: Vector) -> Tensor:
+def ellipsoid(origin: Vector, direction: Vector) -> np.ndarray:
     """The unit sphere."""
     a, b = _dot(direction, direction), _dot(origin, direction)
     inside = b * b - a * (_dot(origin, origin) - 1)
-    return _where_hit(inside >= 0, (-b - inside.clamp(min=0).sqrt()) / a)
+    return _where_hit(inside >= 0, (-b - _sqrt(np.maximum(inside, 0))) / a)
 
 
-def box(origin: Vector, direction: Vector) -> Tensor:
+def box(origin: Vector, direction: Vector) -> np.ndarray:
     """The cube from -1 to 1: the last of three entries, if it comes before the first exit."""
     entry, leave = None, None
     for o, d in zip(origin, direction, strict=True):
-        inverse = 1 / torch.where(d.abs() < TINY, TINY, d)
-        middle, reach = -o * inverse, inverse.abs()
+        inverse = 1 / np.where(np.abs(d) < TINY, TINY, d)
+        middle, reach = -o * inverse, np.abs(inverse)
         near, far = middle - reach, middle + reach
-        entry = near if entry is None else torch.maximum(entry, near)
-        leave = far if leave is None else torch.minimum(leave, far)
+        entry = near if entry is None else np.maximum(entry, near)
+        leave = far if leave is None else np.minimum(leave, far)
     return _where_hit(entry <= leave, entry)
 
 
-def cylinder(origin: Vector, direction: Vector, mean: Tensor, slope: Tensor) -> Tensor:
+def cylinder(origin: Vector, direction: Vector, mean: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """Height -1 to 1, radius ``mean + slope * y``: a cylinder, or a cone's frustum where the slope is not 0."""
     (x, y, z), (dx, dy, dz) = origin, direction
     radius, growth = mean + slope * y, slope * dy
     a = dx * dx + dz * dz - growth * growth
     b = x * dx + z * dz - growth * radius
     inside = b * b - a * (x * x + z * z - radius * radius)
-    root, inverse = inside.clamp(min=0).sqrt(), 1 / a
-    best = torch.full_like(inside, torch.inf)
+    root, inverse = _sqrt(np.maximum(inside, 0)), 1 / a
+    best = np.full_like(inside, np.inf)
     for distance in ((-b - root) * inverse, (-b + root) * inverse):
-        on_side = (inside >= 0) & ((y + distance * dy).abs() <= 1)
-        best = torch.minimum(best, _where_hit(on_side, distance))
-    top = torch.where(dy > 0, -1.0, 1.0)  # seen from outside, only the near cap can be hit first
+        on_side = (inside >= 0) & (np.abs(y + distance * dy) <= 1)
+        best = np.minimum(best, _where_hit(on_side, distance))
+    top = np.where(dy > 0, np.float32(-1), np.float32(1))  # seen from outside, only the near cap can be hit first
     distance = (top - y) / dy
     hit_x, hit_z, cap = x + distance * dx, z + distance * dz, mean + slope * top
-    return torch.minimum(best, _where_hit(hit_x * hit_x + hit_z * hit_z <= cap * cap, distance))
+    return np.minimum(best, _where_hit(hit_x * hit_x + hit_z * hit_z <= cap * cap, distance))
 
 
-def capsule(origin: Vector, direction: Vector, length: Tensor) -> Tensor:
+def capsule(origin: Vector, direction: Vector, length: np.ndarray) -> np.ndarray:
     """All points within 1 of the segment from (0, -length, 0) to (0, length, 0)."""
     (x, y, z), (dx, dy, dz) = origin, direction
-    a = (dx * dx + dz * dz).clamp(min=TINY)
+    a = np.maximum(dx * dx + dz * dz, TINY)
     b = x * dx + z * dz
     inside = b * b - a * (x * x + z * z - 1)
-    distance = (-b - inside.clamp(min=0).sqrt()) / a
+    distance = (-b - _sqrt(np.maximum(inside, 0))) / a
     height = y + distance * dy
-    end = torch.where(height > 0, length, -length)  # which ball closes the side the ray runs into
+    end = np.where(height > 0, length, -length)  # which ball closes the side the ray runs into
     on_end = ellipsoid((x, y - end, z), direction)
-    on_side = (inside >= 0) & (height.abs() <= length)
-    return torch.where(on_side, _where_hit(on_side, distance), torch.where(inside >= 0, on_end, torch.inf))
+    on_side = (inside >= 0) & (np.abs(height) <= length)
+    return np.where(on_side, _where_hit(on_side, distance), np.where(inside >= 0, on_end, np.inf))
 
 
 # ------------------------------------------------------------------------------------------------- the batch
@@ -216,13 +220,12 @@ class _Batch:
         self.kind, self.picture, self.casts = parts.kind, picture, parts.casts
         self.affine = [[self._column(affine[:, i, j]) for j in range(3)] for i in range(3)]
         self.offset = [self._column(offset[:, i]) for i in range(3)]
+        self.normal = _unit(self.affine, (np.float32(0), np.float32(1), np.float32(0)))  # of planes
         self.shape = [self._column(parts.shape[:, i]) for i in range(2)]
         self.cells = [self._column(parts.half[:, i] * material[:, 1]) for i in range(3)]
-        self.texture = torch.from_numpy(material[:, 0].astype(np.float32))
+        self.texture = material[:, 0].astype(np.float32)
         self.colours = [self._column(material[:, 2 + i]) for i in range(6)]
-        self.kinds = torch.from_numpy(parts.kind.astype(np.int32))
-        self.label = torch.from_numpy(parts.label.astype(np.uint8))
-        self.group = torch.from_numpy(parts.group.astype(np.uint8))
+        self.label, self.group = parts.label.astype(np.uint8), parts.group.astype(np.uint8)
         shine = np.einsum("pij,pj->pi", affine, towards[picture])  # the way to the light, in local coordinates
         self.shine = [self._column(shine[:, i]) for i in range(3)]
 
@@ -244,8 +247,8 @@ class _Batch:
         self.shaded = self._rectangles(np.concatenate([corners, prints], 1), picture, turn, eye, focal)
 
     @staticmethod
-    def _column(values: np.ndarray) -> Tensor:
-        return torch.from_numpy((np.round(values / GRID) * GRID).astype(np.float32))
+    def _column(values: np.ndarray) -> np.ndarray:
+        return (np.round(values / GRID) * GRID).astype(np.float32)
 
     def _rectangles(
         self, corners: np.ndarray, picture: np.ndarray, turn: np.ndarray, eye: np.ndarray, focal: np.ndarray
@@ -259,7 +262,7 @@ class _Batch:
         rectangle[behind] = (0, 0, self.size, self.size)
         return rectangle.clip(0, self.size).astype(np.int64)
 
-    def samples(self, chosen: np.ndarray, rectangles: np.ndarray) -> tuple[Tensor, Tensor]:
+    def samples(self, chosen: np.ndarray, rectangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Primitive and pixel (flat over the batch) of every sample of the chosen primitives' rectangles."""
         left, top, right, bottom = rectangles[chosen].T
         width, number = right - left, (right - left) * (bottom - top)
@@ -269,20 +272,20 @@ class _Batch:
         row = place // np.maximum(across, 1)
         first = (self.picture[chosen] * self.size + top) * self.size + left
         pixel = np.repeat(first, number) + row * (self.size - across) + place
-        return torch.from_numpy(np.repeat(chosen, number)), torch.from_numpy(pixel)
+        return np.repeat(chosen, number), pixel
 
-    def rays(self, pixel: Tensor) -> tuple[Tensor, Tensor]:
+    def rays(self, pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """u and v of flat pixels."""
         steps = self.steps.reshape(-1)
-        line = torch.div(pixel, self.size, rounding_mode="floor")
-        start = torch.div(line, self.size, rounding_mode="floor") * self.size
+        line = pixel // self.size
+        start = line // self.size * self.size
         return _take(steps, start + (pixel - line * self.size)), _take(steps, line)
 
-    def into_local(self, owner: Tensor, point: Vector) -> Vector:
+    def into_local(self, owner: np.ndarray, point: Vector) -> Vector:
         """``M point`` for each sample; subtract ``offset`` for a place rather than a direction."""
         return tuple(_dot(tuple(_take(column, owner) for column in row), point) for row in self.affine)  # type: ignore
 
-    def intersect(self, kind: int, owner: Tensor, origin: Vector, direction: Vector) -> Tensor:
+    def intersect(self, kind: int, owner: np.ndarray, origin: Vector, direction: Vector) -> np.ndarray:
         if kind == ELLIPSOID:
             return ellipsoid(origin, direction)
         if kind == BOX:
@@ -292,12 +295,17 @@ class _Batch:
         return capsule(origin, direction, _take(self.shape[0], owner))
 
 
-def _nearest(batch: _Batch) -> tuple[Tensor, Tensor, Tensor]:
+def _bits(depth: np.ndarray) -> np.ndarray:
+    """Of two depths the smaller one has the smaller bits; the lowest ``INDEX_BITS`` are free for a primitive."""
+    return depth.view(np.int32).astype(np.int64) << INDEX_BITS
+
+
+def _nearest(batch: _Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Depth and primitive (-1: sky) of every pixel (B*H*W,), and the silhouettes (B*2*H*W,)."""
     area = batch.size**2
-    far = torch.full((), FAR).view(torch.int32).long() << INDEX_BITS
-    key = (far | (2**INDEX_BITS - 1)).expand(batch.count * area).clone()
-    silhouettes = torch.zeros(batch.count * 2 * area, dtype=torch.bool)
+    nearest = np.full((batch.count, batch.size, batch.size), FAR, np.float32)
+    first = np.full(nearest.shape, 2**INDEX_BITS - 1)
+    silhouettes = np.zeros(batch.count * 2 * area, bool)
 
     # Planes fill whole pictures: their denominators are sums of a row's and a column's share.
     for index in np.flatnonzero(batch.kind == PLANE):
@@ -305,85 +313,99 @@ def _nearest(batch: _Batch) -> tuple[Tensor, Tensor, Tensor]:
         u, v = batch.steps[picture][None, :], batch.steps[picture][:, None]
         a, b, c = (column[index] for column in batch.affine[1])
         depth = batch.offset[1][index] / (a * u + (b * v + c))
-        depth = torch.where((depth > 0) & (depth < FAR), depth, FAR).reshape(-1)
-        here = key[picture * area : (picture + 1) * area]
-        torch.minimum(here, (depth.view(torch.int32).long() << INDEX_BITS) | int(index), out=here)
+        nearer = (depth > 0) & (depth < nearest[picture])  # of two alike the first stays: its index is the smaller one
+        np.copyto(nearest[picture], depth, where=nearer)
+        np.copyto(first[picture], index, where=nearer)
 
+    key = (_bits(nearest) | first).reshape(-1)
     for kind in (ELLIPSOID, BOX, CYLINDER, CAPSULE):
         owner, pixel = batch.samples(np.flatnonzero(batch.kind == kind), batch.seen)
         if not len(owner):
             continue
         u, v = batch.rays(pixel)
-        direction = batch.into_local(owner, (u, v, torch.ones(())))
-        origin = tuple(-_take(column, owner) for column in batch.offset)
+        direction = batch.into_local(owner, (u, v, np.float32(1)))
+        origin = tuple(_take(-column, owner) for column in batch.offset)
         depth = batch.intersect(kind, owner, origin, direction)  # type: ignore
-        hit = depth < FAR
-        depth, owner, pixel = depth[hit], owner[hit], pixel[hit]
-        key.scatter_reduce_(0, pixel, (depth.view(torch.int32).long() << INDEX_BITS) | owner, "amin")
+        hit = np.flatnonzero(depth < FAR)
+        depth, owner, pixel = (_take(column, hit) for column in (depth, owner, pixel))
+        np.minimum.at(key, pixel, _bits(depth) | owner)
         for group in (MAIN, FIGURE):
             mine = pixel[_take(batch.group, owner) == group]
-            picture = torch.div(mine, area, rounding_mode="floor")
-            silhouettes[mine + (picture + group - MAIN) * area] = True
+            silhouettes[mine + (mine // area + group - MAIN) * area] = True
 
-    depth = (key >> INDEX_BITS).int().view(torch.float32)
-    return depth, torch.where(depth < FAR, key & (2**INDEX_BITS - 1), -1), silhouettes
+    depth = (key >> INDEX_BITS).astype(np.int32).view(np.float32)
+    return depth, np.where(depth < FAR, key & (2**INDEX_BITS - 1), -1), silhouettes
 
 
-def _normals(batch: _Batch, owner: Tensor, place: Vector) -> Vector:
+def _unit(affine: Sequence[Sequence[np.ndarray]], local: Vector) -> list[np.ndarray]:
+    """Unit normals in camera coordinates from those in local coordinates."""
+    normal = tuple(_dot(local, tuple(row[j] for row in affine)) for j in range(3))  # type: ignore
+    length = np.maximum(_sqrt(_dot(normal, normal)), np.float32(1e-9))  # type: ignore
+    return [axis / length for axis in normal]
+
+
+def _normals(batch: _Batch, owner: np.ndarray, place: Vector) -> list[np.ndarray]:
     """Unit normals in camera coordinates of surface points given in local coordinates."""
+    normals = [_take(column, owner) for column in batch.normal]  # most of a picture is planes: theirs are known
+    solid = np.flatnonzero(_take(batch.kind, owner) != PLANE)
+    found = _normals_of_solids(batch, _take(owner, solid), tuple(_take(axis, solid) for axis in place))  # type: ignore
+    for axis, its in zip(normals, found, strict=True):
+        axis[solid] = its
+    return normals
+
+
+def _normals_of_solids(batch: _Batch, owner: np.ndarray, place: Vector) -> list[np.ndarray]:
     x, y, z = place
-    kind = _take(batch.kinds, owner)
-    ax, ay, az = x.abs(), y.abs(), z.abs()
+    kind = _take(batch.kind, owner)
+    ax, ay, az = np.abs(x), np.abs(y), np.abs(z)
     mean, slope = (_take(column, owner) for column in batch.shape)
     radius = mean + slope * y
     # A point is on a cap when it is nearer to the cap's plane than to the side.
-    on_cap = (1 - ay) < ((x * x + z * z).sqrt() - radius).abs()
-    sign_y = torch.sign(y)
-    in_plane, in_box, round_, bar = (kind == k for k in (PLANE, BOX, CYLINDER, CAPSULE))
+    on_cap = (1 - ay) < np.abs(_sqrt(x * x + z * z) - radius)
+    sign_y = np.sign(y)
+    in_box, round_, bar = (kind == k for k in (BOX, CYLINDER, CAPSULE))
     face_x, face_y = (ax >= ay) & (ax >= az), (ay > ax) & (ay >= az)
-    nx = torch.where(in_box, torch.where(face_x, torch.sign(x), 0.0), torch.where(round_ & on_cap, 0.0, x))
-    nz = torch.where(in_box, torch.where(face_x | face_y, 0.0, torch.sign(z)), torch.where(round_ & on_cap, 0.0, z))
-    ny = torch.where(in_box, torch.where(face_y, sign_y, 0.0), y)
-    ny = torch.where(round_, torch.where(on_cap, sign_y, -slope * radius), ny)
-    ny = torch.where(bar, y - torch.minimum(torch.maximum(y, -mean), mean), ny)
-    nx, nz = torch.where(in_plane, 0.0, nx), torch.where(in_plane, 0.0, nz)
-    ny = torch.where(in_plane, 1.0, ny)
-    columns = [[_take(row[j], owner) for row in batch.affine] for j in range(3)]
-    normal = [_dot((nx, ny, nz), column) for column in columns]  # type: ignore
-    length = _dot(normal, normal).sqrt().clamp(min=1e-9)  # type: ignore
-    return normal[0] / length, normal[1] / length, normal[2] / length
+    nx = np.where(in_box, np.where(face_x, np.sign(x), 0.0), np.where(round_ & on_cap, 0.0, x))
+    nz = np.where(in_box, np.where(face_x | face_y, 0.0, np.sign(z)), np.where(round_ & on_cap, 0.0, z))
+    ny = np.where(in_box, np.where(face_y, sign_y, 0.0), y)
+    ny = np.where(round_, np.where(on_cap, sign_y, -slope * radius), ny)
+    ny = np.where(bar, y - np.minimum(np.maximum(y, -mean), mean), ny)
+    return _unit([[_take(column, owner) for column in row] for row in batch.affine], (nx, ny, nz))
 
 
-def _wave(x: Tensor) -> Tensor:
+def _wave(x: np.ndarray) -> np.ndarray:
     """A smooth wave of period 2 between 0 and 1 without a sine."""
-    fold = (x - 2 * torch.floor(x * 0.5 + 0.5)).abs()
+    fold = np.abs(x - 2 * np.floor(x * 0.5 + 0.5))
     return fold * fold * (3 - 2 * fold)
 
 
-def _pattern(texture: Tensor, place: Vector) -> Tensor:
+def _pattern(texture: np.ndarray, place: Vector) -> np.ndarray:
     """How much of the second colour shows at a place in cells."""
     x, y, z = (axis + 0.5 for axis in place)
-    fx, fy, fz = torch.floor(x), torch.floor(y), torch.floor(z)
-    weight = torch.zeros_like(x)
+    fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
+    weight = np.zeros_like(x)
     for kind, count in ((STRIPES, fx), (BANDS, fy + fz), (CHECKER, fx + fy + fz)):
-        weight = torch.where(texture == kind, count - 2 * torch.floor(count * 0.5), weight)
+        weight = np.where(texture == kind, count - 2 * np.floor(count * 0.5), weight)
     dx, dy, dz = x - fx - 0.5, y - fy - 0.5, z - fz - 0.5
-    weight = torch.where(texture == DOTS, (dx * dx + dy * dy + dz * dz < 0.1).float(), weight)
+    weight = np.where(texture == DOTS, (dx * dx + dy * dy + dz * dz < 0.1).astype(np.float32), weight)
+    noisy = np.flatnonzero(texture == NOISE)
+    x, y, z = (_take(axis, noisy) for axis in (x, y, z))
     rough = _wave(1.3 * x + 0.7 * y - 0.4 * z) * 0.5 + _wave(0.9 * z - 1.1 * y + 0.3 * x) * 0.5
     rough = 0.6 * rough + 0.4 * _wave(2.9 * x - 1.7 * z + 2.1 * y + 2 * rough)
-    return torch.where(texture == NOISE, rough, weight)
+    weight[noisy] = rough
+    return weight
 
 
-def _shadows(batch: _Batch, depth: Tensor, surface: Tensor, lit: Tensor) -> Tensor:
+def _shadows(batch: _Batch, depth: np.ndarray, surface: np.ndarray, lit: np.ndarray) -> np.ndarray:
     """Whether something stands between a pixel's surface and the light (B*H*W,)."""
-    dark = torch.zeros_like(lit)
+    dark = np.zeros_like(lit)
     for kind in (ELLIPSOID, BOX, CYLINDER, CAPSULE):
         owner, pixel = batch.samples(np.flatnonzero((batch.kind == kind) & batch.casts), batch.shaded)
         if not len(owner):
             continue
         # What is turned away is dark already, and no convex solid shades its own lit side.
-        open_ = _take(lit, pixel) & (_take(surface, pixel) != owner)
-        owner, pixel = owner[open_], pixel[open_]
+        open_ = np.flatnonzero(_take(lit, pixel) & (_take(surface, pixel) != owner))
+        owner, pixel = _take(owner, open_), _take(pixel, open_)
         z = _take(depth, pixel)
         u, v = batch.rays(pixel)
         place = batch.into_local(owner, (u * z, v * z, z))
@@ -396,52 +418,52 @@ def _shadows(batch: _Batch, depth: Tensor, surface: Tensor, lit: Tensor) -> Tens
 
 def render(scenes: Sequence[Scene], size: int) -> Rendered:
     """Cast the rays of several scenes at once; see ``Rendered``. Each picture is ``size`` x ``size``."""
-    with torch.inference_mode():
+    with np.errstate(all="ignore"):  # rays along an axis, and a far that is infinite, are meant
         return _render(_Batch(scenes, size))
 
 
 def _render(batch: _Batch) -> Rendered:
-    size, count, area = batch.size, batch.count, batch.size**2
+    shape = (batch.count, batch.size, batch.size)
     depth, surface, silhouettes = _nearest(batch)
     sky = surface < 0
-    owner = surface.clamp(min=0)
-    u = batch.steps[:, None, :].expand(count, size, size).reshape(-1)
-    v = batch.steps[:, :, None].expand(count, size, size).reshape(-1)
+    owner = np.maximum(surface, 0)
+    u, v, z = batch.steps[:, None, :], batch.steps[:, :, None], depth.reshape(shape)
 
-    place = batch.into_local(owner, (u * depth, v * depth, depth))
+    place = batch.into_local(owner, ((u * z).reshape(-1), (v * z).reshape(-1), depth))
     place = tuple(axis - _take(column, owner) for axis, column in zip(place, batch.offset, strict=True))  # type: ignore
-    normal = _normals(batch, owner, place)
     # Room planes are seen from inside, solids from outside: the normal that counts looks at the camera.
-    turned = normal[0] * u + normal[1] * v + normal[2] > 0
-    normal = tuple(torch.where(turned, -axis, axis) for axis in normal)  # type: ignore
+    x, y, z = (axis.reshape(shape) for axis in _normals(batch, owner, place))
+    turned = x * u + y * v + z > 0
+    normal = tuple(np.where(turned, -axis, axis) for axis in (x, y, z))
 
-    def per_pixel(column: Tensor) -> Tensor:
-        return column[:, None].expand(count, area).reshape(-1)
+    def of_picture(column: np.ndarray) -> np.ndarray:
+        return column[:, None, None]
 
-    facing = _dot(normal, tuple(per_pixel(column) for column in batch.light))  # type: ignore
-    upward = _dot(normal, tuple(per_pixel(column) for column in batch.up)) * 0.25 + 0.75  # type: ignore
-    lit = (facing > 0) & ~sky
-    facing = torch.where(lit & ~_shadows(batch, depth, surface, lit), facing, 0.0)
+    facing = _dot(normal, tuple(of_picture(column) for column in batch.light))  # type: ignore
+    upward = _dot(normal, tuple(of_picture(column) for column in batch.up)) * 0.25 + 0.75  # type: ignore
+    lit = (facing.reshape(-1) > 0) & ~sky
+    facing = np.where((lit & ~_shadows(batch, depth, surface, lit)).reshape(shape), facing, 0.0)
 
     weight = _pattern(
         _take(batch.texture, owner),
         tuple(axis * _take(column, owner) for axis, column in zip(place, batch.cells, strict=True))
     )
-    ramp = (v + 0.5).clamp(0, 1)
-    picture = torch.empty(count * area, 3, dtype=torch.uint8)
+    above = np.flatnonzero(sky)
+    ramp = _take((batch.steps + 0.5).clip(0, 1), above // batch.size)
+    picture = np.empty((len(depth), 3), np.uint8)
     for channel in range(3):
         first, second = (_take(batch.colours[channel + shift], owner) for shift in (0, 3))
         albedo = first + (second - first) * weight
-        light = per_pixel(batch.ambient[channel]) * upward + per_pixel(batch.diffuse[channel]) * facing
-        high, low = (per_pixel(colours[channel]) for colours in batch.sky)
-        value = torch.where(sky, high + (low - high) * ramp, albedo * light)
-        picture[:, channel] = (value * 255 + 0.5).clamp(0, 255).to(torch.uint8)
+        light = of_picture(batch.ambient[channel]) * upward + of_picture(batch.diffuse[channel]) * facing
+        high, low = (_take(colours[channel], above // batch.size**2) for colours in batch.sky)
+        value = albedo * light.reshape(-1)
+        value[above] = high + (low - high) * ramp
+        picture[:, channel] = (value * 255 + 0.5).clip(0, 255)
 
-    shape = (count, size, size)
     return Rendered(
-        picture=picture.reshape(*shape, 3).numpy(),
-        label=torch.where(sky, 0, _take(batch.label, owner)).to(torch.uint8).reshape(shape).numpy(),
-        depth=torch.where(sky, 0.0, depth).reshape(shape).numpy(),
-        group=torch.where(sky, 0, _take(batch.group, owner)).to(torch.uint8).reshape(shape).numpy(),
-        silhouettes=silhouettes.reshape(count, 2, size, size).numpy(),
+        picture=picture.reshape(*shape, 3),
+        label=np.where(sky, VOID, _take(batch.label, owner)).astype(np.uint8).reshape(shape),
+        depth=np.where(sky, 0.0, depth).reshape(shape),
+        group=np.where(sky, NO_GROUP, _take(batch.group, owner)).astype(np.uint8).reshape(shape),
+        silhouettes=silhouettes.reshape(batch.count, 2, *shape[1:]),
     )

@@ -70,6 +70,23 @@ def _bold(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
     return row
 
 
+def _looks(style: np.random.Generator) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Materials (13, 8): floor, wall, side wall, target (2), who has its shape (2), who has its looks (2), four more; and
+    the light, see :func:`layout.lights`."""
+    light = layout.lights(style)
+    floor_and_walls = layout.surfaces(style)
+    ground = [row[2:5] for row in floor_and_walls[:2]]
+    colour = layout.vivid(style, ground)
+    target_looks = [_bold(style, colour), _bold(style, layout.vivid(style, ground))]
+    textured, shaped = ([row.copy() for row in target_looks] for _ in range(2))
+    for row in textured:
+        row[0] = style.choice([texture for texture in TEXTURES if texture != row[0]])
+    for row in (*textured, *shaped):
+        row[2:] = (row[2:] + style.uniform(-0.06, 0.06, 6)).clip(0, 1)
+    rest = [layout.material(style, layout.vivid(style, ground)) for _ in range(4)]
+    return np.stack([*floor_and_walls, *target_looks, *textured, *shaped, *rest]), light
+
+
 def video(seed: int, split: int, index: int, frames: int, size: int) -> Video:
     """Draw video ``index``: the scenes of its frames."""
     for attempt in range(TRIES):
@@ -83,28 +100,11 @@ def _draw(seed: int, split: int, index: int, attempt: int, count: int, size: int
     style, place, proportions, motion, things = layout.generators(seed, split, index, attempt, 5)
     frames = np.arange(count, dtype=float)
     shape = index % len(layout.CLASSES)
-    light, diffuse, ambient = layout.lights(style)
-    floor_and_walls = layout.surfaces(style)
-    ground = [row[2:5] for row in floor_and_walls[:2]]
-    colour = layout.vivid(style, ground)
-    target_looks = [_bold(style, colour), _bold(style, layout.vivid(style, ground))]
-    textured, shaped = ([row.copy() for row in target_looks] for _ in range(2))
-    for row in textured:
-        row[0] = style.choice([texture for texture in TEXTURES if texture != row[0]])
-    for row in (*textured, *shaped):
-        row[2:] = (row[2:] + style.uniform(-0.06, 0.06, 6)).clip(0, 1)
-    rest = [layout.material(style, layout.vivid(style, ground)) for _ in range(4)]
-    materials = np.stack([*floor_and_walls, *target_looks, *textured, *shaped, *rest])
 
     # The camera: where it starts, and how it drifts and pans.
     focal, height = place.uniform(110, 150), place.uniform(1.0, 1.7)
     pitch = place.uniform(0.05, 0.22)
     drift = [_wander(motion, -amount, amount, 1.3)(frames) for amount in (0.25, 0.08, 0.2, 0.09, 0.04)]
-    cameras = [
-        Camera(
-            focal * size / 128, np.array([x, height + y, z]), layout.look(pitch + tilt, pan, 0.0)
-        ) for x, y, z, pan, tilt in zip(*drift, strict=True)
-    ]
 
     def mover(which: int, material: int, label: int, group: int) -> tuple[Parts, float]:
         parts = shapes.gather(shapes.SHAPES[layout.CLASSES[which]](proportions), label, group)
@@ -120,17 +120,23 @@ def _draw(seed: int, split: int, index: int, attempt: int, count: int, size: int
     paths = [_mover(motion, frames, focal, height, extent, size) for _, extent in movers]
     spins = [_wander(motion, -1.2, 1.2)(frames) for _ in movers]
 
+    strict = attempt < STRICT
+    # Nothing may run through the target.
+    apart = np.stack([np.abs(path - paths[0]).max(1) for path in paths[1:]])
+    if strict and (apart < 0.55).any():
+        return None
+
+    cameras = [
+        Camera(
+            focal * size / 128, np.array([x, height + y, z]), layout.look(pitch + tilt, pan, 0.0)
+        ) for x, y, z, pan, tilt in zip(*drift, strict=True)
+    ]
     middle = paths[0] + (0, movers[0][1] / 2, 0)
     seen = np.concatenate([
         camera.project(at[None], size) for camera, at in zip(cameras, middle, strict=True)
     ])
     margin = MARGIN * size / 128
-    strict = attempt < STRICT
     if strict and ((seen[:, :2] < margin).any() or (seen[:, :2] > size - 1 - margin).any()):
-        return None
-    # Nothing may run through the target.
-    apart = np.stack([np.abs(path - paths[0]).max(1) for path in paths[1:]])
-    if strict and (apart < 0.55).any():
         return None
 
     still: list[Parts] = []
@@ -156,6 +162,7 @@ def _draw(seed: int, split: int, index: int, attempt: int, count: int, size: int
 
     deepest = max(float(path[:, 2].max()) for path in paths)
     reach = max(float(np.abs(path[:, 0]).max()) for path in paths) + 0.6
+    materials, (light, diffuse, ambient) = _looks(style)  # last: most draws end before
     walls = layout.room(place, deepest + 0.4 * reach + place.uniform(0.4, 1.5), reach + 0.8, reach + 0.8)
     scenes = []
     for frame in range(count):

@@ -192,16 +192,20 @@ class Crew(Executor):
         self._workers.clear()
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """See :meth:`Execution.check`; in the workers, so that this process stays small, each a part of the rows."""
+        """See :meth:`Execution.check`; in the workers, so that this process stays small, each a part of the rows.
+
+        Where there are fewer rows than workers some check the same one: what they import for it they need for its
+        cells, and cores are idle now.
+        """
         if self._alone(cells):
             self.execution.check(cells)
             return
         of_row: dict[str, list[Cell]] = {}
         for cell in cells:
             of_row.setdefault(cell.pretraining.label, []).append(cell)
-        rows, jobs = list(of_row.values()), min(self.jobs, len(of_row))
+        rows, jobs = list(of_row.values()), min(self.jobs, len(cells))
         parts = [rows[len(rows) * i // jobs : len(rows) * (i + 1) // jobs] for i in range(jobs)]
-        asked = [(self._start(), [cell for row in part for cell in row]) for part in parts]
+        asked = [(self._start(), [cell for row in part or rows[:1] for cell in row]) for part in parts]
         for worker, part in asked:
             self._send(worker, part)
         for worker, _ in asked:

@@ -71,8 +71,10 @@ def _bold(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
 
 
 def _looks(style: np.random.Generator) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Materials (13, 8): floor, wall, side wall, target (2), who has its shape (2), who has its looks (2), four more; and
-    the light, see :func:`layout.lights`."""
+    """Materials (13, 8): floor, wall, side wall, target (2), who has its shape (2), who has its looks (2), four more.
+
+    With the light, see :func:`layout.lights`.
+    """
     light = layout.lights(style)
     floor_and_walls = layout.surfaces(style)
     ground = [row[2:5] for row in floor_and_walls[:2]]

@@ -19,8 +19,7 @@ from benchmarks.scenes import CLASSES, VERSION, Progress, SceneError, SceneSpec,
 from benchmarks.scenes.writers import Noted, Writer
 from objectives.machine import available_memory, keep_freed_memory
 
-BATCH = 12  # pictures of 128 px rendered at once: enough to hide a call's cost, few enough to stay in the cache
-PIXELS = BATCH * 128**2
+PIXELS = 12 * 128**2  # rendered at once: enough to hide a call's cost, few enough to stay in the cache
 MEMORY = 3 * 2**30 // 2  # bytes of a process that renders, with room to spare
 FEW = 600  # pictures and frames: they take one process as long as another one takes to begin
 LEAST_SEEN = {"main": 0.6, "figure": 0.5}  # of the unoccluded pixels
@@ -46,7 +45,7 @@ def fill(folder: Path, spec: SceneSpec, progress: Progress) -> str:
             ("train", layout.TRAIN, spec.pictures_train), ("val", layout.VAL, spec.pictures_val)
         ):
             writer.folders(split, count)
-            batches = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+            batches = _batches(count, spec.size)
             with signals.ignored_by_children():
                 work = [pool.submit(_pictures, folder, spec, split, number, batch) for batch in batches]
             _watch(work, f"{split} pictures", count, progress, writer.noted)
@@ -64,6 +63,12 @@ def fill(folder: Path, spec: SceneSpec, progress: Progress) -> str:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
     return hashlib.sha256(json.dumps([asdict(spec), VERSION, labels], sort_keys=True).encode()).hexdigest()
+
+
+def _batches(count: int, size: int) -> list[range]:
+    """Which of ``count`` pictures of ``size`` pixels are rendered together."""
+    step = max(1, PIXELS // size**2)
+    return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _pool(count: int, spec: SceneSpec) -> Executor:
@@ -128,8 +133,10 @@ def _video(folder: Path, spec: SceneSpec, split: str, number: int, index: int) -
     writer = Writer(folder, spec.size)
     frames = spec.frames_train if split == "training" else spec.frames_test
     clip = video.video(spec.seed, number, index, frames, spec.video_size)
-    step = max(1, PIXELS // spec.video_size**2)
-    batches = [raycast.render(clip.scenes[start : start + step], spec.video_size) for start in range(0, frames, step)]
+    batches = [
+        raycast.render([clip.scenes[frame] for frame in batch], spec.video_size)
+        for batch in _batches(frames, spec.video_size)
+    ]
     # The numbers of a class run on from the training videos to the test videos.
     before = 0 if split == "training" else len(range(clip.shape, spec.videos_train, len(CLASSES)))
     writer.video(

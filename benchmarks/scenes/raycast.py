@@ -136,8 +136,8 @@ def _take(column: np.ndarray, index: np.ndarray) -> np.ndarray:
 def _sqrt(values: np.ndarray) -> np.ndarray:
     """Torch's square root, with which version 3 of the pictures was rendered.
 
-    It is off by one bit for a sixth of all numbers, where numpy's is rounded correctly; that shows in two of 28 million
-    colours and in the last bit of a few depths. A next version of the pictures takes numpy's.
+    It is off by one bit for some numbers, where numpy's is rounded correctly; that shows in the last bit of a few
+    depths and, rarely, in a colour. A next version of the pictures takes numpy's.
     """
     return torch.from_numpy(values).sqrt().numpy()
 
@@ -345,7 +345,7 @@ def _nearest(batch: _Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _unit(affine: Sequence[Sequence[np.ndarray]], local: Vector) -> list[np.ndarray]:
     """Unit normals in camera coordinates from those in local coordinates."""
     normal = tuple(_dot(local, tuple(row[j] for row in affine)) for j in range(3))  # type: ignore
-    length = np.maximum(_sqrt(_dot(normal, normal)), np.float32(1e-9))  # type: ignore
+    length = np.maximum(_sqrt(_dot(normal, normal)), 1e-9)  # type: ignore
     return [axis / length for axis in normal]
 
 

@@ -152,7 +152,7 @@ def test_splits_and_seeds_differ():
 
 
 def test_fingerprint_repeats_and_tells_seeds_apart(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(production, "BATCH", 5)
+    monkeypatch.setattr(production, "PIXELS", 5 * SPEC.size**2)
     assert scenes.prepare(tmp_path / "again", SPEC) == scenes.fingerprint(root, SPEC)
     for path in sorted(root.rglob("*.*")):
         if path.is_file() and path.name != store.RECORD:

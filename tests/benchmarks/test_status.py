@@ -65,12 +65,18 @@ def test_another_process_is_seen_at_work_and_dead(cells, tmp_path, call):
     assert json.loads(out)[0]["alive"] is False
 
 
+def put_aside(folder, name):
+    """Rename the newest request: the next one of this process may come within its second and take its name."""
+    (newest,) = folder.glob("2*.json")
+    newest.rename(folder / f"{name}.json")
+
+
 def test_only_the_last_request_is_shown_where_none_runs(cells, tmp_path):
     assert states(tmp_path) == []
     for words in ("first", "second"):
         with announced(tmp_path, cells, 0, words):
             assert [state.command for state in states(tmp_path)] == [words]
-        next((tmp_path / notes.REQUESTS).glob("*.json")).rename(tmp_path / notes.REQUESTS / f"{words}.json")
+        put_aside(tmp_path / notes.REQUESTS, words)
     assert [state.command for state in states(tmp_path)] == ["second"]
     assert not (tmp_path / FOLDER).exists()
 
@@ -81,8 +87,7 @@ def test_old_requests_are_forgotten(cells, tmp_path, monkeypatch):
     for number in range(4):
         with announced(tmp_path, cells, 0, "bench"):
             pass
-        for path in folder.glob("2*.json"):
-            path.rename(folder / f"1{number}.json")
+        put_aside(folder, f"1{number}")
     assert len(list(folder.glob("*.json"))) == 2
 
 

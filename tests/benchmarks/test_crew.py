@@ -77,7 +77,7 @@ def test_a_worker_whose_command_has_left_ends_without_a_word(tmp_path, capfd):
     ours.send([])
     time.sleep(0.5)
     ours.close()
-    worker.join(20)
+    worker.join(120)
     assert worker.exitcode == 0
     assert capfd.readouterr().err == ""
 

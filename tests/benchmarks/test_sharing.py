@@ -70,7 +70,7 @@ def test_a_killed_processs_lock_is_taken_over(tmp_path):
     entered = FORK.Event()
     child = FORK.Process(target=hold, args=(tmp_path, entered))
     child.start()
-    assert entered.wait(30)
+    assert entered.wait(120)
     with pytest.raises(Busy), held(tmp_path, WORK, wait=False):
         pass
     os.kill(child.pid, signal.SIGKILL)
@@ -88,7 +88,7 @@ def test_two_processes_share_the_work(mini, cells, tmp_path):
     for child in children:
         child.start()
     try:
-        said = [queue.get(timeout=90) for _ in children]
+        said = [queue.get(timeout=300) for _ in children]
     finally:
         for child in children:
             child.kill()

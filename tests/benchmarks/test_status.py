@@ -41,7 +41,7 @@ def test_another_process_is_seen_at_work_and_dead(cells, tmp_path, call):
     begun = FORK.Event()
     child = FORK.Process(target=at_work, args=(tmp_path, cells, begun))
     child.start()
-    assert begun.wait(30)
+    assert begun.wait(120)
     record(tmp_path, cells[0], "failed", "out of memory")
     (state,) = states(tmp_path)
     assert state.alive

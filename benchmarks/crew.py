@@ -8,6 +8,7 @@ and the machine only, never from what is left to do: sums in another order are o
 from __future__ import annotations
 
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -135,14 +136,19 @@ class Relay:
 def _serve(pipe: Connection, execution: Execution) -> None:
     """A worker's life: take a piece of work, or cells to check, and send back what came of it."""
     os.setpgrp()  # Ctrl-C reaches the command only, which then ends its workers
-    signals.install()
+    signals.leave_at_once()  # but for a piece of work, there is nothing to put in order
     warnings.filterwarnings("ignore")  # as the command itself does
     signals.leave_with_parent()  # no orphan goes on computing when the command was killed
     execution.reporter = Relay(pipe)  # type: ignore[assignment]
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # the command has left, or was told to
         while True:
             asked = pipe.recv()
-            pipe.send(_Done(execution.attempt(asked) if isinstance(asked, Work) else _check(execution, asked)))
+            if isinstance(asked, Work):
+                with signals.installed():
+                    answer = execution.attempt(asked)
+            else:
+                answer = _check(execution, asked)
+            pipe.send(_Done(answer))
 
 
 def _check(execution: Execution, cells: Sequence[Cell]) -> Exception | None:
@@ -276,7 +282,8 @@ class Crew(Executor):
         ours, theirs = context.Pipe()
         bare = replace(self.execution, reporter=None, _pictures={})  # type: ignore[arg-type]
         process = context.Process(target=_serve, args=(theirs, bare))
-        process.start()
+        with signals.ignored_by_children([signal.SIGINT]):  # until it has a group of its own
+            process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours))
         return self._workers[-1]

@@ -116,7 +116,7 @@ def disturbed(words: list[str], kills: int, span: float, draw: random.Random, st
         if code != -signal.SIGKILL:
             said = err.read_text()
             if "Traceback" in said:
-                tally.found.append(f"a traceback after {tally.kills} kills: {said.strip().splitlines()[-1]}")
+                tally.found.append(f"a traceback after {tally.kills} kills:\n{said.strip()}")
             if not wounded or code not in (1, 2):
                 raise SystemExit(f"{tally}\nexit {code}\n{said}")
         tally.restarts += 1

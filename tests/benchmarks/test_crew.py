@@ -2,16 +2,20 @@
 
 import importlib
 import multiprocessing
+import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 
+import commands
 import pytest
 
 from benchmarks import crew as crew_module
 from benchmarks import suite as suites
 from benchmarks.crew import Crew, divide, resolve_jobs, shared_gpu_memory
-from benchmarks.errors import RequestError
-from benchmarks.execute import Threads
+from benchmarks.errors import EXIT_INTERRUPTED, RequestError
+from benchmarks.execute import Threads, Work
 from benchmarks.plan import Request, plan
 from benchmarks.progress import Reporter
 from objectives.recipe import ObjectiveError
@@ -59,27 +63,85 @@ def test_jobs_follow_from_cores_and_memory(monkeypatch):
     assert resolve_jobs(None, "cpu") == 1
 
 
-def test_a_worker_whose_command_has_left_ends_without_a_word(tmp_path, capfd):
+def worker(execution):
+    """A worker with ``execution``, and the command's end of its pipe; the worker's own is ``execution.its``."""
     context = multiprocessing.get_context("fork")
-    ours, its = context.Pipe()
-
-    class Slow:
-        def check(self, asked):
-            its.poll(10)  # until the command's end of the pipe closes
+    ours, execution.its = context.Pipe()
 
     def serve():
         ours.close()
-        crew_module._serve(its, Slow())
+        crew_module._serve(execution.its, execution)
 
-    worker = context.Process(target=serve)
-    worker.start()
-    its.close()
+    process = context.Process(target=serve)
+    process.start()
+    execution.its.close()
+    return process, ours
+
+
+def test_a_worker_whose_command_has_left_ends_without_a_word(capfd):
+    class Slow:
+        def check(self, asked):
+            self.its.poll(10)  # until the command's end of the pipe closes
+
+    process, ours = worker(Slow())
     ours.send([])
     time.sleep(0.5)
     ours.close()
-    worker.join(120)
-    assert worker.exitcode == 0
+    process.join(120)
+    assert process.exitcode == 0
     assert capfd.readouterr().err == ""
+
+
+class Told:
+    """Is told to end in the middle of what it does."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def check(self, asked=None):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            (self.folder / "in order").touch()
+
+    def attempt(self, piece):
+        self.check()
+
+
+def test_a_worker_that_checks_is_ended_at_once(tmp_path, capfd):
+    """Not by a KeyboardInterrupt, which modules that are being imported turn into other errors."""
+    process, ours = worker(Told(tmp_path))
+    ours.send([])
+    process.join(120)
+    assert process.exitcode == -signal.SIGTERM
+    assert capfd.readouterr().err == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_puts_a_piece_of_work_in_order_before_it_ends(tmp_path, capfd):
+    process, ours = worker(Told(tmp_path))
+    ours.send(Work("score", (), 1, (), "a cell"))
+    process.join(120)
+    assert process.exitcode == 0
+    assert capfd.readouterr().err == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["in order"]
+
+
+def test_an_interruption_while_workers_are_born_is_one_line(tmp_path):
+    options = (commands.scenes(16, 1), "suite.images_seen=8")
+    words = commands.command(commands.arguments(tmp_path, "mae,simmim", "depth", "--jobs", "2", options=options))
+    command = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while command.poll() is None and not commands.workers(command.pid):
+        time.sleep(0.02)
+    time.sleep(0.4)  # they import what they need
+    os.killpg(command.pid, signal.SIGINT)  # as a terminal does: all that are of the command's group
+    out, err = command.communicate(timeout=300)
+    assert command.returncode == EXIT_INTERRUPTED
+    assert out == ""
+    first, *plan, last = err.splitlines()
+    assert all(line.startswith(("data", "plan:", "  ")) for line in (first, *plan)), err
+    assert last.startswith("bench: interrupted;")
 
 
 def test_every_cell_gets_a_number_or_a_reason(trial, tmp_path, monkeypatch):

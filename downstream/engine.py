@@ -33,7 +33,16 @@ from mmengine.runner import set_random_seed
 from torch.utils.data import Dataset, Subset
 
 from downstream import frozen, neighbours, processes
-from downstream.common import check_names
+from downstream.common import (
+    BELOW_1,
+    COUNT,
+    FROM_0,
+    FROM_0_WHOLE,
+    POSITIVE,
+    SHARE,
+    check_names,
+    check_numbers,
+)
 from downstream.optimise import OPTIMISERS, SCHEDULES, PlacedRunner, layer_groups, optimise, places
 from downstream.task import Job, MissingData, TaskError
 from downstream.watch import Watch
@@ -87,6 +96,20 @@ COMMON = {
     "k": (10, 20, 50), "temperature": 0.07, "memory": None, "standardise": True,  # knn; DINO: k 20, .07, False
 }
 
+# of all tasks, those of COMMON first
+NUMBERS = {
+    "epochs": COUNT, "batch_size": COUNT, "lr": FROM_0, "weight_decay": FROM_0, "warmup": BELOW_1, "layer_decay": SHARE,
+    "head_rate": FROM_0, "drop_path_rate": BELOW_1, "train_limit": COUNT, "test_limit": COUNT,
+    "num_workers": FROM_0_WHOLE, "test_batch": COUNT, "betas": BELOW_1, "clip": POSITIVE, "min_lr": SHARE,
+    "accumulate": COUNT, "cache_mb": FROM_0, "attention_width": COUNT, "attention_depth": COUNT,
+    "attention_heads": COUNT, "k": COUNT, "temperature": POSITIVE, "memory": COUNT,
+    "input_size": COUNT, "label_smoothing": BELOW_1, "erase": SHARE, "mixup": FROM_0, "cutmix": FROM_0,
+    "upsample": COUNT, "channels": COUNT, "auxiliary": COUNT, "sigma": POSITIVE, "deconv": COUNT,
+    "loss_weight": POSITIVE, "patch_padding": FROM_0_WHOLE, "cut_depth": SHARE,
+}
+SEVERAL = ("lr", "betas", "k", "temperature", "input_size", "deconv")
+OPTIONAL = ("train_limit", "test_limit", "clip", "attention_width", "memory", "auxiliary")
+
 
 def settings(job: Job, **defaults: Any) -> dict[str, Any]:
     """The job's settings over the task's defaults over :data:`COMMON`.
@@ -97,9 +120,7 @@ def settings(job: Job, **defaults: Any) -> dict[str, Any]:
     known = {**COMMON, **defaults}
     check_names(job.task, job.settings, known)
     chosen = {**known, **job.settings}
-    for name in ("epochs", "batch_size", "accumulate", "test_batch"):
-        if not isinstance(chosen[name], int) or chosen[name] < 1:
-            raise TaskError(f"{job.task}: {name} must be a whole number of at least 1, not {chosen[name]!r}")
+    check_numbers(job.task, chosen, NUMBERS, SEVERAL, OPTIONAL)
     one_of(job, chosen, "optimizer", OPTIMISERS)
     one_of(job, chosen, "schedule", SCHEDULES)
     return chosen

@@ -131,8 +131,6 @@ def _choose(
     head: Any, key: Tensor, value: Tensor, pictures: Tensor, number: int, chosen: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], tuple[int, float]]:
     ks, temperatures = (_listed(chosen[name]) for name in ("k", "temperature"))
-    if min(ks) < 1 or min(temperatures) <= 0:
-        raise TaskError(f"knn: k {ks} must be at least 1 and temperature {temperatures} above 0")
     if len(ks) == len(temperatures) == 1:
         return [{"k": ks[0], "temperature": temperatures[0]}], (ks[0], temperatures[0])
     held = torch.isin(pictures, torch.tensor(parts(number)[1], device=pictures.device))

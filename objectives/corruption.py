@@ -145,7 +145,9 @@ class BlockMask(Corruption):
     """Hides rectangles until the budget is met exactly (BEiT v2, ``unilm:beit2/masking_generator.py``, facts only).
 
     Rectangles of at least ``min_block`` of the area (16 of 196 patches in BEiT) and aspect .3 to 1/.3 are drawn until
-    none fits any more; single patches then fill up or give back, so that every picture hides the same number.
+    none fits any more; single patches then fill up, so that every picture hides the same number. Once less than
+    ``min_block`` is left of the budget, rectangles are as small as that; the authors' keep to areas above what is left,
+    which seldom fit, and fill up by single patches more often.
 
     Args:
         ratio, rounding: as in :class:`RandomMask`.

@@ -55,7 +55,7 @@ class LayerAverage(Teacher):
             share of them as of the paper's schedule, depth was worse all the same (frozen, RMSE 1.28 for 1.18 m).
 
     Raises:
-        ObjectiveError: a momentum outside 0 to 1, or a backbone whose blocks differ in width.
+        ObjectiveError: a momentum or a share outside 0 to 1, or a backbone whose blocks differ in width.
     """
 
     def __init__(self, geometry: Geometry, share: float = 0.5, momentum: float = 0.9998) -> None:
@@ -64,6 +64,8 @@ class LayerAverage(Teacher):
             raise ObjectiveError(
                 "objective.teacher.type=LayerAverage averages blocks of one width; a Swin has several, choose a ViT"
             )
+        if not 0 < share <= 1:
+            raise ObjectiveError(f"objective.teacher.share: {share} must be a share of the blocks, above 0 and up to 1")
         self.width, self.share, self.momentum = geometry.width, share, checked_momentum(momentum)
         self.network: nn.Module | None = None
 

@@ -36,7 +36,8 @@ class FrozenNetwork(Teacher):
             ``timm:NAME[.TAG]``, or a backbone folder that the suite trained.
         weights: a local file of timm's keys (.safetensors, or .pth read with ``weights_only=True``) for ``timm:NAME``.
         tokens: teacher tokens along one side for one of the student's; the teacher's picture is resized so that its
-            feature map has ``tokens × grid`` cells a side, and pooled down to the grid.
+            feature map has ``tokens × grid`` cells a side, and pooled down to the grid. Networks of a fixed size
+            (timm's ViTs) get pictures of that size; ``tokens`` is 1 then.
         layer: which of timm's ``forward_intermediates`` features; default: EfficientNet the last at stride 16, others
             the last.
         summary: put a token for the whole picture first, (B, 1 + L, C): a ViT's class token, else the mean of the
@@ -77,6 +78,11 @@ class FrozenNetwork(Teacher):
         self.width = self.network.head.out_features if projection else self.width
         fixed = getattr(getattr(self.network, "patch_embed", None), "img_size", None)
         dynamic = getattr(self.network, "dynamic_img_size", False)
+        if fixed and not dynamic and tokens != 1:
+            raise ObjectiveError(
+                f"objective.teacher.tokens: {source} takes pictures of {fixed[0]} pixels only; leave tokens out, or "
+                "choose a convolutional network"
+            )
         self.size = fixed[0] if fixed and not dynamic else geometry.grid * stride * tokens
 
     def _check(self, source: str, plain: bool) -> None:

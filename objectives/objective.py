@@ -66,6 +66,11 @@ class Objective(BaseModel):
                 f"objective.normalisation.type={slots['normalisation']['type']} takes continuous targets, but "
                 f"objective.teacher.type={slots['teacher']['type']} gives ids; use NoNorm"
             )
+        bins = [getattr(part, "bins", None) for part in (self.teacher, self.normalisation)]
+        if None not in bins and bins[0] != bins[1]:
+            raise ObjectiveError(
+                f"objective.normalisation.bins: {bins[1]} of a histogram of {bins[0]}; set it to objective.teacher.bins"
+            )
         self.head = build("head", slots["head"], geometry=self.geometry, out_width=self.teacher.width)
         class_token_alone = has_class_token(backbone) and prefix_of(backbone) == 1
         if getattr(self.head, "needs_class_token", False) and not class_token_alone:

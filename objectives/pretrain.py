@@ -154,7 +154,7 @@ class _Steps(Hook):
             self._check_losses()
             loss = self.loss
             row = {"step": step, "images": step * self.job.batch_size, "loss": round(loss, 6),
-                   "lr": runner.optim_wrapper.get_lr()["lr"][0]}
+                   "lr": self.lr}
             self.rows.append(row)
             self.job.progress(f"pretrain loss {loss:.4f}", step, self.job.steps)
         stop = processes.anywhere(self.signals.asked) and step < self.job.steps

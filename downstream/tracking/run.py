@@ -13,7 +13,16 @@ import torch
 from mmdet.registry import MODELS
 
 from downstream.backbone import MEAN, STD
-from downstream.common import check_names
+from downstream.common import (
+    BELOW_1,
+    COUNT,
+    FROM_0,
+    FROM_0_WHOLE,
+    POSITIVE,
+    SHARE,
+    check_names,
+    check_numbers,
+)
 from downstream.task import FROZEN_FINETUNE, Job, Outcome, TaskError
 from downstream.tracking.evaluator import OnePassEvaluation
 from downstream.tracking.follow import follow
@@ -25,6 +34,19 @@ from downstream.tracking.train import extract, optimise
 from downstream.tracking.videos import read_videos
 
 LOG_EVERY = 10  # steps between two rows of log.jsonl
+
+
+NUMBERS = {
+    **dict.fromkeys(
+        ("template_size", "search_size", "width", "heads", "epochs", "pairs_per_epoch", "batch_size", "max_gap",
+         "train_limit", "test_limit", "test_batch"), COUNT),
+    **dict.fromkeys(("template_factor", "search_factor", "clip", "smallest"), POSITIVE),
+    **dict.fromkeys(
+        ("lr", "backbone_lr", "weight_decay", "scale_jitter", "shift_jitter", "frames_mb", "features_mb"), FROM_0),
+    **dict.fromkeys(("layers", "num_workers"), FROM_0_WHOLE),
+    **dict.fromkeys(("drop_at", "recolour", "window_weight", "size_rate"), SHARE),
+    "warmup": BELOW_1,
+}
 
 
 @dataclass(frozen=True)
@@ -65,11 +87,7 @@ class Settings:
     features_mb: int = 2048  # frozen: larger features are computed anew at each step, with new pairs in each epoch
 
     def __post_init__(self) -> None:
-        for name in ("template_size", "search_size", "width", "heads", "epochs", "batch_size", "test_batch"):
-            if getattr(self, name) < 1:
-                raise TaskError(f"tracking settings: {name} must be at least 1, not {getattr(self, name)}")
-        if self.layers < 0:
-            raise TaskError(f"tracking settings: layers must be at least 0, not {self.layers}")
+        check_numbers("tracking settings", vars(self), NUMBERS, optional=("train_limit", "test_limit"))
         if self.width % self.heads:
             raise TaskError(f"tracking settings: width {self.width} is not a multiple of heads {self.heads}")
         if self.pairs_per_epoch < self.batch_size:

@@ -6,7 +6,8 @@ The authors (microsoft/unilm: beit2): block-wise mask of exactly 75 of 196 patch
 (8192 unit codes of 32 channels, CLIP-B/16 as teacher); one linear layer, cross-entropy on masked patches, summed with
 that of a second path: the final class token and block 9's patches through two blocks more, same norm, same linear
 layer. ViT-B, 300 epochs, batch 2048, no drop path (1600 epochs: `optimiser.betas=(0.9,0.999)`,
-`optimiser.drop_path=0.1`).
+`optimiser.drop_path=0.1`, and about `objective.student.drop_path=0.1` for the second path, whose blocks have the rates
+of blocks 10 and 11).
 
 Ours differs: VQ-KD is a small one of 512 codes that the suite trains on its own pictures, once for all seeds, with
 EfficientNet-Lite0 as teacher (`objective.teacher.source=timm:vit_base_patch16_clip_224` takes CLIP,

@@ -9,7 +9,9 @@ cosine to 1e-5, clip 5, crops of scale (.67, 1). Version 1 mixed ViT-B's width a
 with that rate.
 
 Ours differs: on the suite's ViT the position table is absolute (theirs: shared relative bias); a unit is 2 x 2 patches
-whatever the patch (32 px at theirs), and one token where a token is 32 px or more (Swin).
+whatever the patch (32 px at theirs), and one token where a token is 32 px or more (Swin). The cosine ends at the rate
+that their configuration names; their code carries that one to the batch, too (main_simmim.py), and ends at 4e-5:
+`optimiser.min_lr=0.05`.
 """
 
 from objectives.recipe import Crop, Optimiser, Recipe

@@ -333,7 +333,12 @@ def test_search_tokens_attend_to_the_template_with_and_without_an_encoder(lasot,
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"layers": -1}, "layers must be at least 0, not -1"), ({"heads": 0}, "heads must be at least 1, not 0")],
+    [
+        ({"layers": -1}, "layers must be a whole number from 0 on, not -1"),
+        ({"heads": 0}, "heads must be a whole number of at least 1, not 0"),
+        ({"window_weight": 1.2}, "window_weight must be a share from 0 to 1, not 1.2"),
+        ({"lr": [1e-3, 2e-3]}, "lr must be a number from 0 on"),
+    ],
 )
 def test_impossible_settings_are_named(settings, words):
     with pytest.raises(TaskError, match=words):

@@ -110,6 +110,10 @@ def test_what_a_network_lacks_is_refused_in_a_line(tmp_path):
     for options in ({"norm": True}, {"projection": True}):
         with pytest.raises(ObjectiveError, match=r"efficientnet-lite0 is no plain ViT"):
             FrozenNetwork(GEOMETRY, "efficientnet-lite0", **options)
+    timm_vit = timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
+    save_file(timm_vit, tmp_path / "fixed.safetensors")
+    with pytest.raises(ObjectiveError, match=r"objective\.teacher\.tokens: .* pictures of 224 pixels only"):
+        FrozenNetwork(GEOMETRY, "timm:vit_tiny_patch16_224", str(tmp_path / "fixed.safetensors"), tokens=2)
 
 
 def test_the_suites_own_teacher_is_as_it_was():

@@ -15,6 +15,7 @@ from objectives.ema import CentredTeacher, LayerAverage, MomentumTeacher, averag
 from objectives.head import PromptingDecoder
 from objectives.loss import Cosine
 from objectives.normalisation import CellNorm, WindowNorm
+from objectives.objective import Objective
 from objectives.patches import patchify, unpatchify
 from objectives.pretrain import build
 from objectives.recipe import ObjectiveError
@@ -216,6 +217,23 @@ def test_data2vec_teacher_follows_the_student_and_is_none_of_it(student):
 def test_a_momentum_that_is_none_is_refused(made, momentum):
     with pytest.raises(ObjectiveError, match=r"objective\.teacher\.momentum: .* must lie between 0 and 1"):
         made(VIT, momentum=momentum)
+
+
+@pytest.mark.parametrize("share", [0, -1, 6])
+def test_a_share_of_the_blocks_that_is_none_is_refused(share):
+    with pytest.raises(ObjectiveError, match=r"objective\.teacher\.share"):
+        LayerAverage(VIT, share=share)
+
+
+def test_a_norm_over_other_bins_than_the_histograms_is_refused():
+    """18 values in groups of 9 would fit, and be another target."""
+    recipe = recipes.get("maskfeat")
+    slots = {**recipe.slots(), "teacher": {"type": "HOG", "bins": 18}}
+    kwargs = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    with pytest.raises(ObjectiveError, match=r"set it to objective\.teacher\.bins"):
+        Objective(slots, "vit_tiny_patch16_224", kwargs, 32, recipe.crop, True)
+    slots["normalisation"] = {"type": "CellNorm", "bins": 18}
+    Objective(slots, "vit_tiny_patch16_224", kwargs, 32, recipe.crop, True)
 
 
 def test_data2vec_refuses_a_swin():

@@ -21,7 +21,7 @@ from benchmarks.plan import Request, plan
 from benchmarks.reproduce import cell_of
 from benchmarks.suite import Override, absolute
 from benchmarks.verify import verify
-from downstream.task import TASKS
+from downstream.task import TASKS, check
 from leaderboard.records import InvalidRecord, read_record, read_records, same_result, write_record
 
 OURS = {name: info for name, info in TASKS.items() if name != "pose_lsp"}  # suite mini's
@@ -67,6 +67,15 @@ def test_every_setting_is_one_that_the_task_knows():
         for override in suite.overrides:
             for values in override.settings.get(name, {}).values():
                 assert set(values) <= own[kind], name
+
+
+@pytest.mark.parametrize("name", ["embedded", "mini", "paper"])
+def test_tasks_take_what_a_suite_sets(name):
+    backbones = [[], *([f"suite.model={model}"] for model in ("vit_large_patch16_224", "swin_base_patch4_window7_224"))]
+    for options in backbones if name == "paper" else backbones[:1]:
+        for objective in ("mae", "simmim", "beitv2", "data2vec", "supervised"):
+            for cell in plan(Request([objective], ["all"], name, ["all"], options=options)):
+                check(cell.task.name, cell.protocol, dict(cell.settings))
 
 
 def test_families_have_their_own_recipes():

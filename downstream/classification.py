@@ -116,7 +116,8 @@ def parts(job: Job, chosen: dict[str, Any], classes: int) -> dict[str, Any]:
     if chosen["label_smoothing"]:
         loss = {"type": "LabelSmoothLoss", "label_smooth_val": chosen["label_smoothing"]}
     else:  # mixed labels are soft ones
-        soft = {"use_soft": True} if chosen["mixup"] or chosen["cutmix"] else {}
+        mixed = job.protocol == "finetune" and (chosen["mixup"] or chosen["cutmix"])
+        soft = {"use_soft": True} if mixed else {}
         loss = {"type": "CrossEntropyLoss", **soft}
     if in_one_pass:
         return {

@@ -46,7 +46,10 @@ def read_state(path: Path) -> State:
             f"{path} holds more than tensors and plain values, and code from a file is never run "
             f"({_first_line(error)}); save its state dict alone, best as safetensors"
         ) from error
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (  # torch's own unpickler raises any of these for a byte that is wrong
+        OSError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError, AssertionError, TypeError,
+        AttributeError,
+    ) as error:
         raise WeightsError(f"{path} cannot be read as weights ({_first_line(error)})") from error
     state = _unwrapped(loaded)
     if not state:

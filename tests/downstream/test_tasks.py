@@ -356,6 +356,14 @@ def test_a_rate_that_diverges_is_said_so(make_job):
         evaluate(make_job("classification", "finetune", lr=1e30, epochs=3))
 
 
+def test_pictures_are_mixed_in_fine_tuning_only(make_job):
+    """The labels of whole pictures are no soft ones."""
+    plain, mixed = (
+        evaluate(make_job("classification", "frozen", lr=1e-2, epochs=2, **more)) for more in ({}, {"mixup": 0.8})
+    )
+    assert mixed.metrics == plain.metrics
+
+
 @pytest.mark.parametrize("protocol", ["frozen", "finetune"])
 def test_the_device_is_the_jobs_and_not_the_first_that_mmengine_finds(protocol, make_job, monkeypatch):
     monkeypatch.setattr("mmengine.runner.runner.get_device", lambda: pytest.fail("asked for a device"))

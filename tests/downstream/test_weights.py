@@ -15,6 +15,7 @@ from downstream.weights import names
 from downstream.weights.convert import convert, from_file, with_pixels
 from downstream.weights.export import export
 from downstream.weights.layouts import HALF, LAYOUTS, recognised
+from downstream.weights.read import read_state
 
 WIDTH, DEPTH, HEADS, PATCH, GRID = 32, 2, 2, 8, 4
 SIZE = PATCH * GRID
@@ -558,3 +559,14 @@ def test_a_family_without_a_class_there_is_one_line(make_backbone, tmp_path):
         export(make_backbone(*SWIN), "huggingface", tmp_path / "out")
     with pytest.raises(WeightsError, match="this one has layer scale"):
         export(make_backbone(VIT[0], {**VIT[1], "init_values": 0.1}), "huggingface", tmp_path / "out")
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), AssertionError()])
+def test_a_damaged_file_that_torchs_unpickler_trips_over_is_named(error, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise error
+
+    (tmp_path / "w.pth").write_bytes(b"damaged")
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(WeightsError, match=r"w\.pth cannot be read as weights"):
+        read_state(tmp_path / "w.pth")

@@ -159,9 +159,9 @@ def check_numbers(
     Raises:
         TaskError: one is not.
     """
-    for name in numbers.keys() & given.keys():
-        value, wanted = given[name], numbers[name]
-        if value is None and name in optional:
+    for name, wanted in numbers.items():
+        value = given.get(name)
+        if name not in given or (value is None and name in optional):
             continue
         values = value if name in several and isinstance(value, (list, tuple)) else [value]
         if not values or not all(map(wanted.hold, values)):

@@ -32,17 +32,7 @@ from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 from mmengine.runner import set_random_seed
 from torch.utils.data import Dataset, Subset
 
-from downstream import frozen, neighbours, processes
-from downstream.common import (
-    BELOW_1,
-    COUNT,
-    FROM_0,
-    FROM_0_WHOLE,
-    POSITIVE,
-    SHARE,
-    check_names,
-    check_numbers,
-)
+from downstream import frozen, limits, neighbours, processes
 from downstream.optimise import OPTIMISERS, SCHEDULES, PlacedRunner, layer_groups, optimise, places
 from downstream.task import Job, MissingData, TaskError
 from downstream.watch import Watch
@@ -96,19 +86,19 @@ COMMON = {
     "k": (10, 20, 50), "temperature": 0.07, "memory": None, "standardise": True,  # knn; DINO: k 20, .07, False
 }
 
-# of all tasks, those of COMMON first
-NUMBERS = {
-    "epochs": COUNT, "batch_size": COUNT, "lr": FROM_0, "weight_decay": FROM_0, "warmup": BELOW_1, "layer_decay": SHARE,
-    "head_rate": FROM_0, "drop_path_rate": BELOW_1, "train_limit": COUNT, "test_limit": COUNT,
-    "num_workers": FROM_0_WHOLE, "test_batch": COUNT, "betas": BELOW_1, "clip": POSITIVE, "min_lr": SHARE,
-    "accumulate": COUNT, "cache_mb": FROM_0, "attention_width": COUNT, "attention_depth": COUNT,
-    "attention_heads": COUNT, "k": COUNT, "temperature": POSITIVE, "memory": COUNT,
-    "input_size": COUNT, "label_smoothing": BELOW_1, "erase": SHARE, "mixup": FROM_0, "cutmix": FROM_0,
-    "upsample": COUNT, "channels": COUNT, "auxiliary": COUNT, "sigma": POSITIVE, "deconv": COUNT,
-    "loss_weight": POSITIVE, "patch_padding": FROM_0_WHOLE, "cut_depth": SHARE,
+NUMBERS = {  # of all tasks
+    limits.COUNT: (
+        "epochs", "batch_size", "train_limit", "test_limit", "test_batch", "accumulate", "attention_width",
+        "attention_depth", "attention_heads", "k", "memory", "input_size", "upsample", "channels", "auxiliary",
+        "deconv"),
+    limits.FROM_0_WHOLE: ("num_workers", "patch_padding"),
+    limits.FROM_0: ("lr", "weight_decay", "head_rate", "cache_mb", "mixup", "cutmix"),
+    limits.POSITIVE: ("clip", "temperature", "sigma", "loss_weight"),
+    limits.SHARE: ("layer_decay", "min_lr", "erase", "cut_depth"),
+    limits.BELOW_1: ("warmup", "drop_path_rate", "betas", "label_smoothing"),
 }
 SEVERAL = ("lr", "betas", "k", "temperature", "input_size", "deconv")
-OPTIONAL = ("train_limit", "test_limit", "clip", "attention_width", "memory", "auxiliary")
+OPTIONAL = ("train_limit", "test_limit", "clip", "attention_width", "memory")
 
 
 def settings(job: Job, **defaults: Any) -> dict[str, Any]:
@@ -118,9 +108,9 @@ def settings(job: Job, **defaults: Any) -> dict[str, Any]:
         TaskError: a setting that the task does not know, or a number out of range.
     """
     known = {**COMMON, **defaults}
-    check_names(job.task, job.settings, known)
+    limits.check_names(job.task, job.settings, known)
     chosen = {**known, **job.settings}
-    check_numbers(job.task, chosen, NUMBERS, SEVERAL, OPTIONAL)
+    limits.check_numbers(job.task, chosen, NUMBERS, SEVERAL, OPTIONAL)
     one_of(job, chosen, "optimizer", OPTIMISERS)
     one_of(job, chosen, "schedule", SCHEDULES)
     return chosen

@@ -12,17 +12,8 @@ from typing import Any
 import torch
 from mmdet.registry import MODELS
 
+from downstream import limits
 from downstream.backbone import MEAN, STD
-from downstream.common import (
-    BELOW_1,
-    COUNT,
-    FROM_0,
-    FROM_0_WHOLE,
-    POSITIVE,
-    SHARE,
-    check_names,
-    check_numbers,
-)
 from downstream.task import FROZEN_FINETUNE, Job, Outcome, TaskError
 from downstream.tracking.evaluator import OnePassEvaluation
 from downstream.tracking.follow import follow
@@ -37,15 +28,14 @@ LOG_EVERY = 10  # steps between two rows of log.jsonl
 
 
 NUMBERS = {
-    **dict.fromkeys(
-        ("template_size", "search_size", "width", "heads", "epochs", "pairs_per_epoch", "batch_size", "max_gap",
-         "train_limit", "test_limit", "test_batch"), COUNT),
-    **dict.fromkeys(("template_factor", "search_factor", "clip", "smallest"), POSITIVE),
-    **dict.fromkeys(
-        ("lr", "backbone_lr", "weight_decay", "scale_jitter", "shift_jitter", "frames_mb", "features_mb"), FROM_0),
-    **dict.fromkeys(("layers", "num_workers"), FROM_0_WHOLE),
-    **dict.fromkeys(("drop_at", "recolour", "window_weight", "size_rate"), SHARE),
-    "warmup": BELOW_1,
+    limits.COUNT: (
+        "template_size", "search_size", "width", "heads", "epochs", "pairs_per_epoch", "batch_size", "max_gap",
+        "train_limit", "test_limit", "test_batch"),
+    limits.FROM_0_WHOLE: ("layers", "num_workers"),
+    limits.FROM_0: ("lr", "backbone_lr", "weight_decay", "scale_jitter", "shift_jitter", "frames_mb", "features_mb"),
+    limits.POSITIVE: ("template_factor", "search_factor", "clip", "smallest"),
+    limits.SHARE: ("drop_at", "recolour", "window_weight", "size_rate"),
+    limits.BELOW_1: ("warmup",),
 }
 
 
@@ -87,7 +77,7 @@ class Settings:
     features_mb: int = 2048  # frozen: larger features are computed anew at each step, with new pairs in each epoch
 
     def __post_init__(self) -> None:
-        check_numbers("tracking settings", vars(self), NUMBERS, optional=("train_limit", "test_limit"))
+        limits.check_numbers("tracking settings", vars(self), NUMBERS, optional=("train_limit", "test_limit"))
         if self.width % self.heads:
             raise TaskError(f"tracking settings: width {self.width} is not a multiple of heads {self.heads}")
         if self.pairs_per_epoch < self.batch_size:
@@ -110,7 +100,7 @@ def read_settings(given: dict[str, Any]) -> Settings:
     Raises:
         TaskError: a name that is not a setting; the message gives the nearest one.
     """
-    check_names("tracking", given, [field.name for field in fields(Settings)])
+    limits.check_names("tracking", given, [field.name for field in fields(Settings)])
     return Settings(**given)
 
 
